@@ -1,0 +1,136 @@
+"""Checkpoints of a run, through Orbax: saved asynchronously, restored exactly, refused where they are another model's."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from cd_jax.errors import RequestError
+from cd_jax.solver.solver import TrainState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run knows of itself beside its parameters.
+
+    Attributes:
+      identity: what the run is (agent, source, seed, network, …); a checkpoint of another identity is refused.
+      validation: `[step, error]` of every evaluation so far; the error is 1 - accuracy.
+      train_seconds: spent, over all interruptions.
+      stopped_by: `plateau` or `budget`; empty while the run goes on.
+    """
+
+    identity: dict[str, Any]
+    validation: list[list[float]] = dataclasses.field(default_factory=list)
+    train_seconds: float = 0.0
+    stopped_by: str = ""
+
+    def best(self) -> list[float]:
+        """The `[step, error]` with the smallest error; the first of them."""
+        return min(self.validation, key=lambda pair: pair[1])
+
+    def evaluations_since_best(self) -> int:
+        """How many evaluations brought no improvement since the best one."""
+        return len(self.validation) - 1 - self.validation.index(self.best())
+
+
+class Checkpoints:
+    """`model_dir/checkpoints/<step>`: the latest and the best by validation error."""
+
+    def __init__(self, model_dir: str | pathlib.Path, read_only: bool = False):
+        """Opens them; nothing is written before the first save.
+
+        Args:
+          model_dir: of the run.
+          read_only: for evaluation, which must work beside a run that is still training.
+        """
+        self._directory = pathlib.Path(model_dir).absolute() / "checkpoints"
+        self._read_only = read_only
+        self._manager: ocp.CheckpointManager | None = None
+        if self._directory.is_dir():
+            self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            policy = preservation_policy.AnyPreservationPolicy(
+                [
+                    preservation_policy.LatestN(1),
+                    # On a tie BestN keeps the later one; the small term makes it the first, as `Progress.best` has it.
+                    preservation_policy.BestN(get_metric_fn=lambda m: m["error"] + 1e-9 * m["step"], reverse=True, n=1),
+                ]
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=None if self._read_only else policy,
+                read_only=self._read_only,
+                cleanup_tmp_directories=not self._read_only,
+            )
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, item_names=("state", "memory", "progress")
+            )
+        return self._manager
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint; None where there is none."""
+        return self._manager.latest_step() if self._manager else None
+
+    def progress(self, step: int) -> Progress:
+        """The progress saved at a step."""
+        restored = self._open().restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        return Progress(**restored["progress"])
+
+    def check_identity(self, identity: dict[str, Any]) -> None:
+        """Compares what is asked for with what is in the directory.
+
+        Raises:
+          RequestError: a checkpoint of another model, agent, source or seed is there.
+        """
+        step = self.latest_step()
+        if step is None:
+            return
+        there = self.progress(step).identity
+        for name in sorted(there.keys() | identity.keys()):
+            # Through JSON, so that tuples and lists compare equal.
+            asked = json.loads(json.dumps(identity.get(name)))
+            if there.get(name) != asked:
+                raise RequestError(
+                    f"{self._directory}: holds a checkpoint with {name}={there.get(name)!r}, not {asked!r}; "
+                    "choose another --model_dir or ask for what it holds"
+                )
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict, Progress]:
+        """State, what `recall` gave, and progress; the state on the devices that `abstract_state` names."""
+        items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
+        if (self._directory / str(step) / "memory").exists():
+            items["memory"] = ocp.args.StandardRestore()
+        restored = self._open().restore(step, args=ocp.args.Composite(**items))
+        recalled = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
+        return restored["state"], recalled, Progress(**restored["progress"])
+
+    def restore_params(self, step: int, abstract_state: TrainState) -> Any:
+        """The parameters alone."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        return self._open().restore(step, args=args)["state"].params
+
+    def save(self, step: int, state: TrainState, recalled: dict[str, np.ndarray], progress: Progress) -> None:
+        """Starts to save; returns once the state is copied off the devices. `recalled` is empty without memory."""
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
+        }
+        if recalled:
+            items["memory"] = ocp.args.StandardSave(recalled)
+        args = ocp.args.Composite(**items)
+        error = progress.validation[-1][1] if progress.validation else 1.0
+        self._open().save(step, args=args, metrics={"error": float(error), "step": step}, force=True)
+
+    def close(self) -> None:
+        """Waits until all is on disk."""
+        if self._manager:
+            self._manager.wait_until_finished()
+            self._manager.close()
+            self._manager = None
+

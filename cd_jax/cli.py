@@ -1,0 +1,218 @@
+"""The command line: verbs, flags, gin, and errors in one line."""
+
+import argparse
+import difflib
+import errno
+import logging
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from cd_jax.errors import RequestError, RunError
+
+VERBS = {
+    "demo": "the main job: distil, train, evaluate and compare the three agents, write the report",
+    "tasks": "list tasks and mixtures; `tasks NAME` prints examples as the model sees them",
+    "distill": "a teacher explains the source task: writes updates.jsonl and the vocabulary",
+    "train": "fine-tune the solver of one agent on the source task",
+    "eval": "decode source and target tasks with a trained run, write its results.json",
+    "infer": "decode a task or a --prompt with a trained run",
+    "report": "gather results into a table, results.json and report.html",
+}
+# The gin file that a verb reads where none is given; eval and infer read the run's own.
+DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill", "train", "eval", "infer")}
+DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
+_GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise RequestError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cd_jax",
+        description="Contrastive distillation: sequence models that learn from explanations (arXiv 2212.11353).",
+        epilog="Every binding of gin can be given as --gin.NAME=VALUE, e.g. --gin.BATCH_SIZE=32.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, line in VERBS.items():
+        sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
+        sub.add_argument("--model_dir", required=verb not in ("tasks", "demo"), help="folder of what the verb reads and writes")
+        sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
+        sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
+        sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
+        sub.add_argument("--com2sense_dir", help="folder with Com2Sense's train.json, dev.json, pair_id_*.json")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        _add_own_flags(verb, sub)
+    return parser
+
+
+def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
+    if verb == "demo":
+        parser.set_defaults(model_dir="runs/demo")
+        parser.add_argument("--direction", choices=DIRECTIONS, help="the paper's low-data set-up, from which to which")
+        parser.add_argument("--seeds", type=int, nargs="+", help="one run of every agent for each")
+    if verb == "tasks":
+        parser.add_argument("name", nargs="?", help="task or mixture")
+        parser.add_argument("--split", default="train", choices=("train", "validation", "test"))
+        parser.add_argument("--num_examples", type=int, default=3)
+    if verb == "infer":
+        parser.add_argument("--prompt", default="", help="a context and question, instead of a task")
+
+
+def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes `--gin.NAME=VALUE` out, as T5X does: the other arguments, and gin statements."""
+    others, statements = [], []
+    for argument in arguments:
+        if match := _GIN_FLAG.match(argument):
+            statements.append(f"{match[1]} = {match[2]}")
+        elif argument.startswith("--gin.") and argument != "--gin.NAME":
+            raise RequestError(f"{argument}: write --gin.NAME=VALUE")
+        else:
+            others.append(argument)
+    return others, statements
+
+
+def _gin_folders() -> list[pathlib.Path]:
+    """Where gin files are looked up: the working folder, the checkout's gin/, the package's own."""
+    package = pathlib.Path(__file__).parent
+    return [pathlib.Path(), package.parent / "gin", package / "gin_files"]
+
+
+def _find_gin(name: str) -> str:
+    for folder in _gin_folders():
+        if (folder / name).is_file():
+            return str(folder / name)
+    raise RequestError(f"{name}: no such gin file; `ls gin/*/` shows those that come with cd_jax")
+
+
+def _gin_files(args: argparse.Namespace) -> list[str]:
+    """The files asked for; else a run's own config.gin where the verb evaluates one; else the verb's."""
+    files = list(args.gin_file)
+    if args.verb == "demo" and not files:
+        paper = args.direction or ("babi_to_com2sense" if args.babi_dir or args.com2sense_dir else None)
+        return [_find_gin(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"])]
+    own = pathlib.Path(args.model_dir or "") / "config.gin"
+    if not files and args.verb in ("eval", "infer"):
+        if not own.is_file():
+            raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
+        return [str(own)]
+    return [_find_gin(name) for name in files or [DEFAULT_GIN[args.verb]] if name]
+
+
+def _configure(args: argparse.Namespace, statements: list[str]) -> None:
+    """Reads the gin files and the bindings of the command line.
+
+    Raises:
+      RequestError: gin cannot read them, or nothing reads a binding.
+    """
+    import gin
+
+    from cd_jax import configurables  # noqa: F401  Registers all that gin can bind.
+
+    statements = statements + [
+        f"{macro} = {value!r}"
+        for macro, value in (("BABI_DIR", _folder(args.babi_dir)), ("COM2SENSE_DIR", _folder(args.com2sense_dir)))
+        if value
+    ]
+    if getattr(args, "seeds", None):
+        statements.append(f"SEEDS = {args.seeds}")
+    for folder in _gin_folders():
+        gin.add_config_file_search_path(str(folder))
+    # gin reports every folder that does not hold an included file as an error, and goes on to the next.
+    logging.disable(logging.ERROR)
+    try:
+        for file in _gin_files(args):
+            gin.parse_config_file(file)
+        known = _macros_read(gin.config_str())
+        for statement in statements:
+            _check_macro(statement, known)
+            gin.parse_config(statement)
+        gin.finalize()
+    except (ValueError, TypeError, NameError, AttributeError, SyntaxError, OSError, LookupError, ImportError) as error:
+        raise RequestError(_one_line(f"gin: {error}")) from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _folder(path: str | None) -> str | None:
+    """Absolute, so that a run's config.gin serves from every working folder."""
+    return os.path.abspath(path) if path and "://" not in path else path
+
+
+def _macros_read(config: str) -> set[str]:
+    return set(re.findall(r"%([A-Za-z_][\w.]*)", config)) | set(re.findall(r"^([A-Z_][A-Z_0-9]*) = ", config, re.M))
+
+
+def _check_macro(statement: str, known: set[str]) -> None:
+    """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
+    name = statement.partition("=")[0].strip()
+    if "." in name or name in known:
+        return
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}?" if close else f"those that are read: {', '.join(sorted(known))}"
+    raise RequestError(f"--gin.{name}: nothing reads this macro; {hint}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _verb(args: argparse.Namespace) -> Callable[[], object]:
+    from cd_jax import demo, distill, evaluate, show, train
+    from cd_jax.report.verb import report
+
+    return {
+        "demo": lambda: demo.demo(args.model_dir),
+        "tasks": lambda: show.show_tasks(args.name, args.model_dir, args.split, args.num_examples),
+        "distill": lambda: distill.distill(args.model_dir),
+        "train": lambda: train.train(args.model_dir),
+        "eval": lambda: evaluate.evaluate(args.model_dir),
+        "infer": lambda: evaluate.infer(args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})),
+        "report": lambda: print(report(args.model_dir)),
+    }[args.verb]
+
+
+def _run(arguments: Sequence[str]) -> None:
+    others, statements = _split_gin(arguments)
+    args = _parser().parse_args(others)
+    # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if args.verb != "report":
+        _configure(args, statements)
+    _verb(args)()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb.
+
+    Returns:
+      0; 1 where the run failed; 2 where the request was wrong.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _run(arguments)
+    except RequestError as error:
+        return _fail(error, 2, arguments)
+    except RunError as error:
+        return _fail(error, 1, arguments)
+    except KeyboardInterrupt:
+        return _fail(RunError("interrupted; the same command goes on from the last checkpoint"), 1, [])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        what = f"{error.filename or 'the disk'}: {error.strerror}; mend it and run again, which resumes"
+        return _fail(RunError(what), 1, arguments)
+    return 0
+
+
+def _fail(error: Exception, status: int, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exception(error)
+    print(f"cd_jax: {_one_line(error)}", file=sys.stderr)
+    return status

@@ -1,0 +1,14 @@
+"""All that gin can bind: importing the verbs registers ours; optax's are registered here, under their own names."""
+
+import gin
+import optax
+
+from cd_jax import demo, distill, evaluate, show, train
+from cd_jax.update import openai_teacher
+
+__all__ = ["demo", "distill", "evaluate", "openai_teacher", "show", "train"]
+
+for function in (optax.adafactor, optax.adamw):
+    gin.external_configurable(function, module="optax")
+for schedule in (optax.constant_schedule, optax.warmup_cosine_decay_schedule, optax.warmup_constant_schedule):
+    gin.external_configurable(schedule, module="optax")

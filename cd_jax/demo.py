@@ -1,0 +1,80 @@
+"""`cd_jax demo`, the main job: distil, then train and evaluate every agent, then report. Nothing but those stages in a row."""
+
+import pathlib
+import time
+
+import gin
+
+from cd_jax.checkpoints import Checkpoints
+from cd_jax.distill import distill
+from cd_jax.errors import RequestError
+from cd_jax.evaluate import evaluate
+from cd_jax.progress import clock
+from cd_jax.report.verb import report
+from cd_jax.run import run_name
+from cd_jax.train import train
+
+_RECORD = "config.gin"
+# Bindings that may change between calls on one folder: they lengthen the work and do not alter what was done.
+_EXTENDABLE = ("AGENT", "SEED", "AGENTS", "SEEDS", "TRAIN_STEPS", "TRAIN_SECONDS", "PATIENCE")
+
+
+@gin.configurable
+def demo(model_dir: str, agents: list[str], seeds: list[int]) -> None:
+    """Runs the stages; what an earlier call on the same folder has done is not done again.
+
+    Args:
+      model_dir: of the experiment; each run has its own folder `<agent>-seed<seed>` in it.
+      agents: of `process.AGENTS`.
+      seeds: of the runs; the teacher's seed is its own.
+
+    Raises:
+      RequestError: the folder holds an experiment of other bindings.
+    """
+    started, directory = time.monotonic(), pathlib.Path(model_dir)
+    _check_record(directory)
+    distill(model_dir)
+    (directory / _RECORD).write_text(gin.config_str(), encoding="utf-8")
+    for seed in seeds:
+        for agent in agents:
+            run_dir = str(directory / run_name(agent, seed))
+            with gin.unlock_config():
+                gin.parse_config(f"AGENT = {agent!r}\nSEED = {seed}")
+            train(run_dir, distilled=model_dir)
+            _evaluate_once(run_dir)
+    print(report(model_dir))
+    print(f"done in {clock(time.monotonic() - started)}")
+
+
+def _evaluate_once(run_dir: str) -> None:
+    """Evaluates, unless the results there are of the parameters there."""
+    done, checkpoints = pathlib.Path(run_dir) / "results.json", Checkpoints(run_dir, read_only=True)
+    trained_at = (pathlib.Path(run_dir) / "checkpoints" / str(checkpoints.latest_step())).stat().st_mtime
+    checkpoints.close()
+    if not done.exists() or done.stat().st_mtime < trained_at:
+        evaluate(run_dir)
+
+
+def _check_record(directory: pathlib.Path) -> None:
+    """An experiment goes on with the bindings that it began with.
+
+    Raises:
+      RequestError: some binding is another one.
+    """
+    record = directory / _RECORD
+    if not record.exists():
+        return
+    before, now = _bindings(record.read_text(encoding="utf-8")), _bindings(gin.config_str())
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and name not in _EXTENDABLE:
+            raise RequestError(
+                f"{record}: was begun with {name} = {before.get(name)}, not {now.get(name)}; "
+                "choose another --model_dir or bind it so"
+            )
+
+
+def _bindings(text: str) -> dict[str, str]:
+    """Statements of a gin file as `gin.config_str` writes it, by their left side."""
+    joined = text.replace("\\\n", " ")
+    pairs = (line.partition("=") for line in joined.splitlines() if "=" in line and not line.startswith("#"))
+    return {name.strip(): " ".join(value.split()) for name, _, value in pairs}

@@ -1,0 +1,156 @@
+"""`cd_jax eval` and `cd_jax infer`: decode tasks with the best parameters of a run; no parameter changes here."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+
+from cd_jax import run
+from cd_jax.checkpoints import Checkpoints, Progress
+from cd_jax.errors import RequestError
+from cd_jax.memory import episodic
+from cd_jax.process import Attempt, SelfLearningProcess, tokenised
+from cd_jax.report import results
+from cd_jax.types import Example
+from cd_jax.verifier import answers
+
+_PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann")
+
+
+class TrainedRun:
+    """A run's best parameters, and its process and memory as training left them."""
+
+    def __init__(self, model_dir: str):
+        """Restores them.
+
+        Raises:
+          RequestError: there is no checkpoint, or it is not of the network that gin describes.
+        """
+        self.directory = pathlib.Path(model_dir)
+        self._checkpoints = Checkpoints(self.directory, read_only=True)
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            raise RequestError(f"{self.directory}: holds no checkpoint; run `cd_jax train` with this --model_dir first")
+        self.progress: Progress = self._checkpoints.progress(latest)
+        self.steps, self.best_step = latest, int(self.progress.best()[0])
+        self.agent: str = self.progress.identity["agent"]
+        self._read_process()
+
+    def _read_process(self) -> None:
+        vocabulary = run.use_vocabulary(self.directory / "vocabulary.model")
+        remembers = run.agent_named(self.agent).remembers
+        entries = episodic.load_entries(self.directory / "memory") if remembers else []
+        self.process: SelfLearningProcess = run.make_process(self.agent, vocabulary, entries)
+        solver = self.process.solver
+        self._checkpoints.check_identity(self.progress.identity | {"network": solver.config_dict()})
+        self.params = self._checkpoints.restore_params(self.best_step, solver.abstract_state())
+        self._checkpoints.close()
+        # The same keys as in memory/: the best parameters encode them.
+        self.process.remember(self.params)
+
+    def attempt(self, task: str, split: str, per_task: int | None) -> list[Attempt]:
+        """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
+        attempts = self.process.attempt(self.params, tokenised(task, split, per_task))
+        lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
+        results.write_text(self.directory / "inference" / f"{task}-{self.best_step}.jsonl", "".join(lines))
+        return attempts
+
+
+def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
+    """`{"task", "accuracy", "n"}`, and `pairwise_accuracy` where the examples come in complementary pairs."""
+    correct = [attempt.correct for attempt in attempts]
+    entry: dict[str, Any] = {"task": task, "accuracy": float(np.mean(correct)), "n": len(correct)}
+    pairwise = answers.pairwise_accuracy(correct, [attempt.example.pair_id for attempt in attempts])
+    return entry if pairwise is None else entry | {"pairwise_accuracy": pairwise}
+
+
+@gin.configurable
+def evaluate(
+    model_dir: str, source: str, targets: list[str], split: str = "test", per_task: int | None = None
+) -> dict[str, Any]:
+    """Decodes held-out source questions and the targets, on which nothing was fine-tuned; writes `results.json`.
+
+    Args:
+      model_dir: of a trained run.
+      source: task or mixture that it was trained on.
+      targets: tasks or mixtures that it was not.
+      split: of all of them.
+      per_task: examples of each task; None takes all.
+
+    Returns:
+      What stands in `results.json`.
+
+    Raises:
+      RequestError: no checkpoint, no such task, or data that is missing or malformed.
+    """
+    trained = TrainedRun(model_dir)
+    summaries = []
+    for task in (source, *targets):
+        summaries.append(summary(task, trained.attempt(task, split, per_task)))
+        print(f"[{trained.agent}] {task}: accuracy {summaries[-1]['accuracy']:.3f} (n={summaries[-1]['n']})", flush=True)
+    seed = trained.progress.identity["seed"]
+    entry = {
+        "agent": trained.agent,
+        "seed": seed,
+        "source": summaries[0],
+        "targets": summaries[1:],
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "stopped_by": trained.progress.stopped_by,
+        "train_seconds": round(trained.progress.train_seconds, 1),
+    }
+    written = {"meta": meta([seed]), "runs": [entry]}
+    results.write_json(trained.directory / "results.json", written)
+    return written
+
+
+@gin.configurable
+def infer(model_dir: str, task: str | None = None, split: str = "test", per_task: int | None = None, prompt: str = ""):
+    """Decodes a task, or one prompt, and prints or writes what the solver says.
+
+    Args:
+      model_dir: of a trained run.
+      task: task or mixture; goes to `inference/<task>-<step>.jsonl`.
+      split: of the task.
+      per_task: examples of each task; None takes all.
+      prompt: a context and question instead of a task.
+
+    Raises:
+      RequestError: neither or both are given, or `evaluate`'s.
+    """
+    if bool(task) == bool(prompt):
+        raise RequestError("infer wants one of --prompt='…' and --gin.TASK=\"'name'\"")
+    trained = TrainedRun(model_dir)
+    if not prompt:
+        attempts = trained.attempt(task, split, per_task)
+        print(f"{len(attempts)} generations in {trained.directory / 'inference'}/{task}-{trained.best_step}.jsonl")
+        return
+    attempt = trained.process.attempt(trained.params, trained.process.as_prompt(Example("", "", prompt, "", "")))[0]
+    for found in attempt.retrieved:
+        print(f"retrieved ({found['query']}, distance {found['distance']}): {found['update']}")
+    print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")
+
+
+def meta(seeds: list[int]) -> dict[str, Any]:
+    """Versions, seeds, commit and hardware, for `results.json`."""
+    devices = jax.devices()
+    cores = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()} host of {os.cpu_count()} cores"
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"versions": versions, "seeds": seeds, "commit": _commit(), "hardware": cores}
+
+
+def _commit() -> str:
+    """Of the checkout that runs; empty where the package is installed without one."""
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

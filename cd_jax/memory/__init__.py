@@ -1,0 +1,1 @@
+"""Memory policy: stores (context embedding, update), retrieves updates by several queries."""

@@ -1,0 +1,166 @@
+"""The episodic memory (arXiv 2212.11353, section 3): at most `capacity` updates, found by the contexts they came from."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import gin
+import numpy as np
+
+from cd_jax.errors import RequestError
+from cd_jax.memory import queries
+from cd_jax.memory.index import DeviceIndex, Index
+from cd_jax.types import Example, Update
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What stands beside a key: the update, and the context whose embedding the key is."""
+
+    example_id: str
+    prompt: str
+    update: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieved:
+    """Neighbours of a batch of contexts, one for each query.
+
+    Attributes:
+      entries: int32 `[rows, queries]`, indices of entries; no entry twice in a row.
+      queries: int32 `[rows, queries]`, which query found it: 0 the key itself, i the projection onto axis i.
+      distances: float32 `[rows, queries]`, squared Euclidean.
+    """
+
+    entries: np.ndarray
+    queries: np.ndarray
+    distances: np.ndarray
+
+
+def choose_entries(examples: list[Example], updates: dict[str, list[Update]], capacity: int, seed: int) -> list[Entry]:
+    """Fills a memory: one update of every example in a random order, then a second one, until it is full."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    entries = []
+    for sample in range(max((len(u) for u in updates.values()), default=0)):
+        for i in order:
+            explained = updates.get(examples[i].example_id, [])
+            if sample < len(explained):
+                entries.append(Entry(examples[i].example_id, examples[i].prompt, explained[sample].update))
+            if len(entries) == capacity:
+                return entries
+    return entries
+
+
+@gin.configurable
+class EpisodicMemory:
+    """Keys are context embeddings under the current parameters; values are updates."""
+
+    def __init__(
+        self,
+        entries: list[Entry],
+        num_queries: int = 2,
+        num_axes: int = 8,
+        index: Callable[[np.ndarray], Index] = DeviceIndex,
+    ):
+        """Makes a memory whose keys are still to be written.
+
+        Args:
+          entries: see `choose_entries`.
+          num_queries: retrieved updates of a context, one a query.
+          num_axes: principal axes among which training draws its queries.
+          index: the nearest-neighbour back end.
+
+        Raises:
+          RequestError: fewer entries than what is to be retrieved.
+        """
+        if len(entries) <= num_queries:
+            raise RequestError(
+                f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; bind it lower or distill more"
+            )
+        if num_axes < num_queries - 1:
+            raise RequestError(
+                f"EpisodicMemory.num_axes={num_axes} gives fewer queries than num_queries={num_queries}; bind it higher"
+            )
+        self.entries = entries
+        self.num_queries = num_queries
+        self.num_axes = num_axes
+        self._make_index = index
+        self.keys = np.zeros((len(entries), 0), np.float32)
+        owners = {e.example_id: i for i, e in enumerate(entries)}
+        self._owner = np.array([owners[e.example_id] for e in entries])
+        self._owners = owners
+        self._most_owned = int(np.bincount(self._owner).max())
+
+    def write(self, keys: np.ndarray) -> None:
+        """Replaces all keys, `[entries, embed]`, and rebuilds the index and the axes."""
+        self.keys = np.asarray(keys, np.float32)
+        self._index = self._make_index(self.keys)
+        self._mean, self._axes = queries.principal_axes(self.keys, min(self.num_axes, *self.keys.shape))
+
+    def _pick(self, rows: int, rng: np.random.Generator | None) -> np.ndarray:
+        """Which queries to ask: `num_queries` at random (training), or the leading axes and the key (evaluation)."""
+        if rng is None:
+            evaluation = [*range(1, self.num_queries), 0]
+            return np.tile(np.array(evaluation), (rows, 1))
+        scores = rng.random((rows, 1 + len(self._axes)))
+        return scores.argsort(-1)[:, : self.num_queries]
+
+    def retrieve(
+        self, embeddings: np.ndarray, example_ids: list[str], rng: np.random.Generator | None = None
+    ) -> Retrieved:
+        """Finds updates for contexts; never one of the context's own example, which would give the answer away.
+
+        Args:
+          embeddings: `[rows, embed]`, under the same parameters as the keys.
+          example_ids: of the rows.
+          rng: draws the queries (training); None asks the fixed ones (evaluation).
+        """
+        rows = len(embeddings)
+        picked = self._pick(rows, rng)
+        candidates = np.asarray(queries.candidate_queries(embeddings, self._mean, self._axes))
+        asked = np.take_along_axis(candidates, picked[:, :, None], axis=1).reshape(rows * self.num_queries, -1)
+        # Enough neighbours that one is left after the context's own and those of the other queries.
+        count = min(len(self.entries), self._most_owned + self.num_queries)
+        found, distances = self._index.search(asked, count)
+        shape = (rows, self.num_queries, count)
+        found, distances = np.asarray(found, np.int32).reshape(shape), np.asarray(distances).reshape(shape)
+        own = np.array([self._owners.get(example_id, -1) for example_id in example_ids])
+        return self._first_free(found, distances, picked.astype(np.int32), own)
+
+    def _first_free(self, found: np.ndarray, distances: np.ndarray, picked: np.ndarray, own: np.ndarray) -> Retrieved:
+        taken = self._owner[found] == own[:, None, None]
+        entries, nearest = [], []
+        for q in range(self.num_queries):
+            first = taken[:, q].argmin(-1)[:, None]
+            entry = np.take_along_axis(found[:, q], first, 1)
+            entries.append(entry)
+            nearest.append(np.take_along_axis(distances[:, q], first, 1))
+            taken |= found == entry[:, None]
+        return Retrieved(np.concatenate(entries, 1), picked, np.concatenate(nearest, 1))
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes `entries.jsonl` and `keys.npy`."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in self.entries)
+        (directory / "entries.jsonl").write_text("".join(lines), encoding="utf-8")
+        np.save(directory / "keys.npy", self.keys)
+
+
+def load_entries(directory: str | pathlib.Path) -> list[Entry]:
+    """Entries of a saved memory.
+
+    Raises:
+      RequestError: there is none, or a line of it is malformed.
+    """
+    path = pathlib.Path(directory) / "entries.jsonl"
+    if not path.is_file():
+        raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entries.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise RequestError(f"{path}:{number}: not an entry of a memory ({error}); train again to write it") from error
+    return entries

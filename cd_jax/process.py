@@ -1,0 +1,347 @@
+"""The self-learning process: one turn through proposal, solver, verifier, update and memory (arXiv 2212.11353, section 2).
+
+The policies do not know one another; what passes between them passes through here.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import gin
+import jax
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from cd_jax import tasks
+from cd_jax.errors import RequestError
+from cd_jax.memory.episodic import EpisodicMemory, Retrieved
+from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.solver import Batch, Solver
+from cd_jax.tasks.feature_converter import PassagesFeatureConverter
+from cd_jax.types import Example, Update
+from cd_jax.verifier import answers
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """What sets the compared agents apart.
+
+    Attributes:
+      explains: the target is `u answer: y` instead of `answer: y`.
+      remembers: updates are indexed in memory and retrieved into the solver's input.
+    """
+
+    explains: bool
+    remembers: bool
+
+
+AGENTS = {
+    "baseline": Agent(explains=False, remembers=False),
+    "cd_finetune": Agent(explains=True, remembers=False),
+    "cd_memory": Agent(explains=True, remembers=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenisedExamples:
+    """A split of a task: the examples, and what SeqIO makes of them.
+
+    Attributes:
+      examples: in the order of the SeqIO datasets.
+      inputs: ragged int32 `[examples, (length)]`.
+      targets: ragged int32 `[examples, (length)]`.
+    """
+
+    examples: list[Example]
+    inputs: tf.RaggedTensor
+    targets: tf.RaggedTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What an epoch, or an evaluation, shows the solver, in order.
+
+    Attributes:
+      examples: int32 `[rows]`, indices of examples.
+      updates: int32 `[rows]`, indices of updates; -1 for none.
+      memory: int32 `[rows, passages]`, indices of memory entries.
+    """
+
+    examples: np.ndarray
+    updates: np.ndarray
+    memory: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """The solver's attempt at an example, and what the verifier says of it.
+
+    Attributes:
+      example: what was asked.
+      generation: all that the solver wrote.
+      prediction: the answer in it.
+      correct: it equals the expected one, after normalisation.
+      score: of the graded verifier, 0..1.
+      retrieved: what stood in the input from memory: `{query, update, example_id, distance}` for each passage.
+    """
+
+    example: Example
+    generation: str
+    prediction: str
+    correct: bool
+    score: float
+    retrieved: list[dict]
+
+    def record(self) -> dict:
+        """A line of `inference/<task>-<step>.jsonl`."""
+        example = self.example
+        return {
+            "example_id": example.example_id,
+            "task": example.task,
+            "prompt": example.prompt,
+            "answer": example.answer,
+            "generation": self.generation,
+            "prediction": self.prediction,
+            "correct": self.correct,
+            "score": round(self.score, 4),
+            "retrieved": self.retrieved,
+            "pair_id": example.pair_id,
+        }
+
+
+def tokenised(name: str, split: str, per_task: int | None = None) -> TokenisedExamples:
+    """Reads a split through SeqIO.
+
+    Args:
+      name: task or mixture.
+      split: `train`, `validation` or `test`.
+      per_task: at most so many examples of each task, spread evenly; None takes all.
+
+    Raises:
+      RequestError: no such task, its files are missing or malformed, or the split is empty.
+    """
+    examples = tasks.examples(name, split, per_task)
+    if not examples:
+        raise RequestError(f"split {split!r} of {name!r} has no examples; choose another task or split")
+    parts = [_read_all(task, split) for task in tasks.subtasks(name)]
+    read = {key: tf.concat([part[key] for part in parts], 0) for key in ("example_id", "inputs", "targets")}
+    position = {example_id.decode(): i for i, example_id in enumerate(read["example_id"].numpy())}
+    order = np.array([position[example.example_id] for example in examples])
+    return TokenisedExamples(examples, tf.gather(read["inputs"], order), tf.gather(read["targets"], order))
+
+
+def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    size = len(tasks.examples(task, split))
+    return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
+
+
+@gin.configurable
+class SelfLearningProcess:
+    """Joins the five policies for one agent."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        vocabulary: seqio.Vocabulary,
+        solver: Solver,
+        memory: EpisodicMemory | None,
+        sequence_length: dict[str, int],
+        answer_weight: float = 1.0,
+        eval_batch_size: int = 100,
+        verifier: Callable[[], answers.Verifier] = answers.ChrF,
+    ):
+        """Joins them.
+
+        Args:
+          agent: of `AGENTS`.
+          vocabulary: of the tasks.
+          solver: the network on its mesh.
+          memory: for agents that remember.
+          sequence_length: tokens of a passage (`inputs`) and of the generation (`targets`).
+          answer_weight: of the answer's tokens in the loss.
+          eval_batch_size: examples decoded at once; a multiple of the mesh's `data` axis.
+          verifier: makes the graded verifier; an answer is correct by exact match.
+
+        Raises:
+          RequestError: a batch that the mesh does not divide.
+        """
+        self.agent = agent
+        self.solver = solver
+        self.memory = memory
+        self._vocabulary = vocabulary
+        self._lengths = {**sequence_length, "update": sequence_length["targets"], "memory": sequence_length["inputs"]}
+        self._eval_batch_size = self.check_batch_size("eval_batch_size", eval_batch_size)
+        self._passages = memory.num_queries if memory else 0
+        self._converter = PassagesFeatureConverter(vocabulary, self._passages, answer_weight)
+        self._exact, self._graded = answers.ExactMatch(), verifier()
+        texts = [entry.update for entry in memory.entries] if memory else [""]
+        self._memory_tokens = vocabulary.encode_tf(tf.constant(texts))
+        if memory:
+            prompts = vocabulary.encode_tf(tf.constant([entry.prompt for entry in memory.entries]))
+            ends = tf.fill([len(texts), 1], vocabulary.eos_id)
+            self._memory_contexts = tf.concat([prompts, ends], 1)
+
+    def check_batch_size(self, name: str, batch_size: int) -> int:
+        """The batch size, where the mesh divides it.
+
+        Raises:
+          RequestError: it does not.
+        """
+        data = self.solver.mesh.shape["data"]
+        if batch_size < 1 or batch_size % data:
+            raise RequestError(f"{name}={batch_size} is not a multiple of the mesh's data axis, {data}; bind another")
+        return batch_size
+
+    # Memory
+
+    def _embed(self, params, inputs: tf.RaggedTensor) -> np.ndarray:
+        length = self._lengths["inputs"]
+        contexts = inputs[:, -length:].to_tensor(shape=(None, length)).numpy()
+        return self.solver.embed(params, contexts, self._eval_batch_size)
+
+    def remember(self, params) -> None:
+        """Writes the memory's keys with the current parameters."""
+        if self.memory:
+            self.memory.write(self._embed(params, self._memory_contexts))
+
+    def _retrieve(self, params, asked: TokenisedExamples, rng: np.random.Generator | None) -> Retrieved | None:
+        if not self.memory:
+            return None
+        ids = [example.example_id for example in asked.examples]
+        return self.memory.retrieve(self._embed(params, asked.inputs), ids, rng)
+
+    # Training
+
+    def recall(self, params, source: TokenisedExamples, epoch: int, seed: int) -> dict[str, np.ndarray]:
+        """Re-encodes the memory with the current parameters, then retrieves for every source example.
+
+        Returns:
+          `keys` `[entries, embed]` and `retrieved` `[examples, passages]`, which a checkpoint keeps for what is left of
+          the epoch; nothing for agents without memory.
+        """
+        if not self.memory:
+            return {}
+        self.remember(params)
+        found = self._retrieve(params, source, np.random.default_rng((seed, epoch, 2)))
+        return {"keys": self.memory.keys, "retrieved": found.entries}
+
+    def draw(
+        self, proposal: DeterministicIterator, choices: list[np.ndarray], recalled: dict[str, np.ndarray], epoch: int
+    ) -> Draw:
+        """What an epoch shows.
+
+        Args:
+          proposal: orders the examples.
+          choices: for each example, the indices of its updates.
+          recalled: of `recall`.
+          epoch: its number; the update of an example is drawn afresh, uniformly, in each.
+        """
+        order = proposal.propose(epoch).reshape(-1)
+        drawn = np.random.default_rng((proposal.seed, epoch, 1)).random(len(order))
+        counts = np.array([len(c) for c in choices])[order]
+        first = np.array([c[0] if len(c) else -1 for c in choices])[order]
+        updates = np.where(counts > 0, first + (drawn * counts).astype(np.int64), -1)
+        memory = recalled["retrieved"][order] if recalled else np.zeros((len(order), 0), np.int32)
+        return Draw(order.astype(np.int32), updates.astype(np.int32), memory)
+
+    def batches(
+        self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor, draw: Draw, batch_size: int, skip: int = 0
+    ) -> Iterator[Batch]:
+        """The model features of a draw, this host's rows of each batch.
+
+        Args:
+          asked: the examples.
+          update_tokens: ragged `[updates, (length)]`.
+          draw: rows, a multiple of the batch size.
+          batch_size: of all hosts together.
+          skip: batches left out at the start.
+        """
+        hosts, host = jax.process_count(), jax.process_index()
+        columns = {"example": draw.examples, "update": draw.updates, "memory": draw.memory}
+        rows = {
+            k: np.split(v.reshape(-1, batch_size, *v.shape[1:])[skip:], hosts, axis=1)[host] for k, v in columns.items()
+        }
+        dataset = tf.data.Dataset.from_tensor_slices({k: v.reshape(-1, *v.shape[2:]) for k, v in rows.items()})
+        memory_tokens = self._memory_tokens
+
+        def gather(row):
+            update = tf.cond(
+                row["update"] < 0, lambda: tf.zeros([0], tf.int32), lambda: update_tokens[tf.maximum(row["update"], 0)]
+            )
+            memory = tf.gather(memory_tokens, row["memory"]).to_tensor()
+            return {
+                "inputs": asked.inputs[row["example"]],
+                "targets": asked.targets[row["example"]],
+                "update": update,
+                "memory": tf.ensure_shape(memory, [self._passages, None]),
+            }
+
+        dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        features = self._converter(dataset, self._lengths)
+        return features.batch(batch_size // hosts).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+    def tokenised_updates(
+        self, source: TokenisedExamples, updates: dict[str, list[Update]]
+    ) -> tuple[tf.RaggedTensor, list[np.ndarray]]:
+        """Tokens of all updates of the source `[updates, (length)]`, and for each example the indices of its own.
+
+        Raises:
+          RequestError: an example has none.
+        """
+        if not self.agent.explains:
+            return tf.ragged.constant([[0]], tf.int32), [np.zeros(0, np.int64)] * len(source.examples)
+        texts, choices = [], []
+        for example in source.examples:
+            own = updates.get(example.example_id, [])
+            if not own:
+                raise RequestError(f"no update explains {example.example_id}; run `cd_jax distill` on this source")
+            choices.append(np.arange(len(texts), len(texts) + len(own)))
+            texts += [update.update for update in own]
+        return self._vocabulary.encode_tf(tf.constant(texts)), choices
+
+    # Evaluation
+
+    def as_prompt(self, example: Example) -> TokenisedExamples:
+        """One example that no task holds."""
+        inputs = [self._vocabulary.encode(example.prompt) + [self._vocabulary.eos_id]]
+        return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
+
+    def attempt(self, params, asked: TokenisedExamples) -> list[Attempt]:
+        """Decodes every example greedily and verifies the answers. `remember` comes first, for agents that do."""
+        found = self._retrieve(params, asked, rng=None)
+        rows, batch_size = len(asked.examples), self._eval_batch_size
+        filled = np.resize(np.arange(rows, dtype=np.int32), -(-rows // batch_size) * batch_size)
+        memory = found.entries[filled] if found else np.zeros((len(filled), 0), np.int32)
+        draw = Draw(filled, np.full(len(filled), -1, np.int32), memory)
+        generated = []
+        for batch in self.batches(asked, tf.ragged.constant([[0]], tf.int32), draw, batch_size):
+            generated += self._write_out(params, batch["encoder_input_tokens"])
+        return self._verify(asked.examples, generated[:rows], found)
+
+    def _write_out(self, params, passages: np.ndarray) -> list[str]:
+        tokens = self.solver.generate(params, passages, self._lengths["targets"])
+        return [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
+
+    def _verify(self, asked: list[Example], generations: list[str], found: Retrieved | None) -> list[Attempt]:
+        predictions = [answers.parse_answer(generation) for generation in generations]
+        expected = [example.answer for example in asked]
+        exact, graded = self._exact(predictions, expected), self._graded(predictions, expected)
+        return [
+            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], self._describe(found, i))
+            for i, example in enumerate(asked)
+        ]
+
+    def _describe(self, found: Retrieved | None, row: int) -> list[dict]:
+        if not found:
+            return []
+        return [
+            {
+                "query": f"axis {query}" if query else "key",
+                "update": self.memory.entries[entry].update,
+                "example_id": self.memory.entries[entry].example_id,
+                "distance": round(float(distance), 4),
+            }
+            for entry, query, distance in zip(
+                found.entries[row], found.queries[row], found.distances[row], strict=True
+            )
+        ]

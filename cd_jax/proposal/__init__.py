@@ -1,0 +1,1 @@
+"""Proposal policy: yields the next task (x, y)."""

@@ -1,0 +1,183 @@
+"""Learning curves and accuracies as SVG to be put inline into a page. The same input gives the same bytes."""
+
+import dataclasses
+import io
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib.style
+from matplotlib import axes, figure, lines, ticker
+
+from cd_jax.report import results as results_lib
+from cd_jax.report import table
+
+Json = dict[str, Any]
+
+# Okabe and Ito's palette, which the colour-blind tell apart; grey for the baseline, what others are held against.
+_COLOURS = {"baseline": "#5f6b7a", "cd_finetune": "#0072b2", "cd_memory": "#d55e00"}
+_OTHER_COLOURS = ("#009e73", "#cc79a7", "#b8860b", "#7b4fa3", "#56b4e9", "#8c564b")
+_WIDTH, _HEIGHT = 4.8, 3.0  # inches: small, so that the labels stay readable on a telephone
+_GROUP_WIDTH = 1.5  # inches for one task
+MOST_POINTS = 400  # of one line: more cannot be seen, but would make the page heavy
+_MUTED = "#5b6470"
+_STYLE = {
+    "axes.edgecolor": "#9aa3ad",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.labelcolor": _MUTED,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.color": "#e6e9ed",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's typeface
+    "svg.hashsalt": "cd_jax",  # otherwise ids are random
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "text.parse_math": False,  # a dollar sign in a task's name is no formula
+    "ytick.left": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric of one run.
+
+    Attributes:
+      agent: the agent that the run trained.
+      seed: the run's seed.
+      points: (step, value), by step.
+    """
+
+    agent: str
+    seed: int
+    points: Sequence[tuple[int, float]]
+
+
+def colours(agents: Iterable[str]) -> dict[str, str]:
+    """The colour of each agent, `#rrggbb`: the three agents of the comparison always have the same one."""
+    ordered = sorted(set(agents), key=results_lib.agent_order)
+    others = [agent for agent in ordered if agent not in _COLOURS]
+    spare = {agent: _OTHER_COLOURS[index % len(_OTHER_COLOURS)] for index, agent in enumerate(others)}
+    return {agent: _COLOURS.get(agent) or spare[agent] for agent in ordered}
+
+
+def learning_curves(curves: Sequence[Curve], label: str, palette: dict[str, str]) -> str | None:
+    """One thin line for each run.
+
+    Args:
+      curves: the runs; those without a point are left out.
+      label: what the values are, e.g. `training loss`.
+      palette: `colours` of all agents of the page.
+
+    Returns:
+      An `<svg>` element, or None where there is nothing to draw.
+    """
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        return None
+    with matplotlib.style.context(["default", _STYLE]):
+        chart, ax = _chart(_WIDTH)
+        for curve in curves:
+            _draw_curve(ax, curve, palette[curve.agent])
+        ax.set_ylim(bottom=0)
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+        ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        ax.set_xlabel("step")
+        _legend(chart, [curve.agent for curve in curves], palette)
+        return _svg(chart, f"{label} by step, one line for each run")
+
+
+def _draw_curve(ax: axes.Axes, curve: Curve, colour: str) -> None:
+    steps, values = zip(*_thin(curve.points), strict=True)
+    # A validation error has few points, and one of a single point would not show as a line.
+    marker = "o" if len(steps) <= 25 else ""
+    ax.plot(steps, values, color=colour, linewidth=1.1, alpha=0.85, marker=marker, markersize=2.6, clip_on=False)
+
+
+def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """At most `MOST_POINTS` points: the means of equally many neighbours."""
+    size = -(-len(points) // MOST_POINTS)
+    bins = (points[start : start + size] for start in range(0, len(points), size))
+    return [(statistics.fmean(step for step, _ in bin_), statistics.fmean(value for _, value in bin_)) for bin_ in bins]
+
+
+def accuracy_chart(results: Json, palette: dict[str, str]) -> str | None:
+    """A group of bars for each task, the source first: the mean of each agent, and a point for each seed.
+
+    Args:
+      results: the content of a results.json, or `results.merge(directory)`.
+      palette: `colours` of all agents of the page.
+
+    Returns:
+      An `<svg>` element, or None where no run has an accuracy.
+    """
+    tasks, agents = table.columns(results), table.by_agent(results)
+    if not tasks:
+        return None
+    with matplotlib.style.context(["default", _STYLE]):
+        chart, ax = _chart(max(_WIDTH, 0.8 + _GROUP_WIDTH * len(tasks)))
+        width = min(0.8 / len(agents), 0.26)
+        for group, column in enumerate(tasks):
+            for index, (agent, runs) in enumerate(agents.items()):
+                found = [score for run in runs if (score := table.value(run, column)) is not None]
+                centre = group + (index - (len(agents) - 1) / 2) * width
+                _draw_bar(ax, centre, width, found, palette[agent])
+        ax.set_xticks(range(len(tasks)), [_group_label(column) for column in tasks], color="#1f2630")
+        ax.tick_params(axis="x", length=0)
+        ax.set_xlim(-0.55, len(tasks) - 0.45)
+        ax.set_ylim(0, 1.08)
+        ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        _legend(chart, agents, palette)
+        return _svg(chart, "accuracy by task and agent: mean, and one point for each seed")
+
+
+def _draw_bar(ax: axes.Axes, centre: float, width: float, found: list[float], colour: str) -> None:
+    if not found:
+        return
+    mean = statistics.fmean(found)
+    ax.bar(centre, mean, width * 0.88, color=colour, alpha=0.85, linewidth=0)
+    if len(found) > 1:
+        # Side by side by rank of the seed, so that equal accuracies do not hide one another.
+        spread = [centre + width * 0.5 * (index / (len(found) - 1) - 0.5) for index in range(len(found))]
+        face = {"markerfacecolor": "white", "markeredgecolor": "#1f2630", "markeredgewidth": 0.8}
+        ax.plot(spread, found, "o", markersize=3.4, **face)
+    ax.annotate(
+        f"{mean:.2f}", (centre, max(found)), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5
+    )
+
+
+def _group_label(column: table.Column) -> str:
+    role = f"{column.role}, {column.size}" if column.size else column.role
+    return f"{column.task}\n{role}"
+
+
+def _chart(width: float) -> tuple[figure.Figure, axes.Axes]:
+    # Not through pyplot, which keeps figures and a backend for the whole process.
+    chart = figure.Figure(figsize=(width, _HEIGHT))
+    return chart, chart.add_subplot()
+
+
+def _legend(chart: figure.Figure, agents: Iterable[str], palette: dict[str, str]) -> None:
+    ordered = sorted(set(agents), key=results_lib.agent_order)
+    handles = [lines.Line2D([], [], color=palette[agent], linewidth=3, label=agent) for agent in ordered]
+    chart.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3), handlelength=1.2)
+
+
+def _svg(chart: figure.Figure, label: str) -> str:
+    """The figure as an element that scales with its container, down to where its labels would be too small."""
+    buffer = io.StringIO()
+    chart.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    width = chart.get_figwidth() * 72
+    style = f"width:100%;min-width:{0.72 * width:.0f}pt;max-width:{1.3 * width:.0f}pt;height:auto"
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text[text.index("<svg") :].replace("\n", " "))
+    text = re.sub(r"<metadata>.*?</metadata>", "", text)
+    # The groups' ids (axes_1, ...) are the same in every figure and would clash in one page; nothing refers to them.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)

@@ -1,0 +1,242 @@
+"""Reads what the runs of an experiment left in their folders, and merges it.
+
+An experiment folder holds one model_dir for each run, `<agent>-seed<seed>/`; a folder that is itself a model_dir
+counts as an experiment of one run. A run that was killed leaves half a line in its logs, and one that was resumed
+logs some steps twice: both are expected here.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from cd_jax.errors import RequestError, RunError
+
+AGENTS = ("baseline", "cd_finetune", "cd_memory")
+RESULTS = "results.json"
+METRICS = "metrics.jsonl"
+INFERENCE = "inference"
+
+Json = dict[str, Any]
+
+
+def agent_order(agent: str) -> tuple[int, str]:
+    """Sort key: the three agents in the order in which each adds to the one before, then others by name."""
+    return (AGENTS.index(agent) if agent in AGENTS else len(AGENTS), agent)
+
+
+def run_dirs(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The folders of an experiment's finished runs.
+
+    Args:
+      directory: an experiment folder, or the model_dir of a single run.
+
+    Returns:
+      The sub-folders that hold a results.json, by agent and seed; where there are none, the directory itself.
+      Sub-folders win, so that a merged results.json beside them is not taken for a run.
+
+    Raises:
+      RequestError: there is no results.json in the directory nor in its sub-folders.
+    """
+    directory = pathlib.Path(directory)
+    found = [folder for folder in _folders(directory) if (folder / RESULTS).is_file()]
+    if found:
+        return found
+    if (directory / RESULTS).is_file():
+        return [directory]
+    raise RequestError(f"{directory}: no {RESULTS} here or in its sub-folders; name the folder of a finished run")
+
+
+def unfinished_dirs(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The sub-folders that look like runs (they hold metrics) but have no results.json yet."""
+    folders = _folders(pathlib.Path(directory))
+    return [folder for folder in folders if (folder / METRICS).is_file() and not (folder / RESULTS).is_file()]
+
+
+def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
+    if not directory.is_dir():
+        raise RequestError(f"{directory}: no such folder; name a model_dir or a folder of them")
+    try:
+        return sorted((path for path in directory.iterdir() if path.is_dir()), key=_folder_order)
+    except OSError as error:
+        raise RequestError(f"{directory}: cannot be listed ({error.strerror}); check its permissions") from error
+
+
+def _folder_order(path: pathlib.Path) -> tuple:
+    agent, _, seed = path.name.rpartition("-seed")
+    return (*agent_order(agent), int(seed) if seed.isdecimal() else 0, path.name)
+
+
+def read_results(run_dir: str | os.PathLike[str]) -> Json:
+    """The results.json of one folder, checked for what every reader of it relies on.
+
+    Raises:
+      RequestError: the file cannot be read, is not valid JSON, or is not a results.json.
+    """
+    path = pathlib.Path(run_dir) / RESULTS
+    mend = "delete it and evaluate the run again"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}); check that it exists and its mode") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise RequestError(f"{path}: not valid JSON ({error.msg}, {where}); {mend}") from error
+    except ValueError as error:
+        raise RequestError(f"{path}: not text in UTF-8; {mend}") from error
+    problem = _problem(found)
+    if problem:
+        raise RequestError(f"{path}: {problem}; {mend}")
+    return found
+
+
+def _problem(found: Any) -> str:
+    """What keeps `found` from being a results.json, or an empty string."""
+    if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+        return "no list of `runs`"
+    if not isinstance(found.get("meta", {}), dict):
+        return "`meta` is not an object"
+    problems = ((index, _run_problem(run)) for index, run in enumerate(found["runs"]))
+    return next((f"`runs[{index}]` {problem}" for index, problem in problems if problem), "")
+
+
+def _run_problem(run: Any) -> str:
+    if not isinstance(run, dict) or not isinstance(run.get("agent"), str) or not isinstance(run.get("seed"), int):
+        return "has no `agent` (text) and `seed` (integer)"
+    targets = run.get("targets") or []
+    if not isinstance(targets, list):
+        return "has `targets` that are no list"
+    for scored in [run.get("source") or {"task": ""}, *targets]:
+        if not isinstance(scored, dict) or not isinstance(scored.get("task"), str):
+            return "has a source or target without a `task`"
+        for name in ("accuracy", "pairwise_accuracy", "n"):
+            if not isinstance(scored.get(name), int | float | None):
+                return f"has an `{name}` that is no number"
+    return ""
+
+
+def merge(directory: str | os.PathLike[str]) -> Json:
+    """One results object for all runs of an experiment.
+
+    Args:
+      directory: an experiment folder, or the model_dir of a single run.
+
+    Returns:
+      An object of the form of a results.json. The runs are in the order of the agents (baseline, cd_finetune,
+      cd_memory, others by name), then of the seeds. `meta.seeds` is the union of all seeds; where the runs differ
+      in another entry of `meta`, its values are joined by commas.
+
+    Raises:
+      RequestError: a results.json is wrong, there is none, or two folders hold the same run.
+    """
+    metas, runs, seen = [], [], {}
+    for folder in run_dirs(directory):
+        found = read_results(folder)
+        metas.append(found.get("meta", {}))
+        for run in found["runs"]:
+            key = (run["agent"], run["seed"], (run.get("source") or {}).get("task"))
+            if key in seen:
+                # Counting a run twice would make its agent's spread over the seeds too small.
+                same = f"{run['agent']} with seed {run['seed']}"
+                raise RequestError(f"{folder / RESULTS}: {same} is also in {seen[key] / RESULTS}; remove one of them")
+            seen[key] = folder
+            runs.append(run)
+    runs.sort(key=lambda run: (agent_order(run["agent"]), run["seed"], (run.get("source") or {}).get("task", "")))
+    seeds = {run["seed"] for run in runs}.union(*(meta.get("seeds") or [] for meta in metas))
+    rest = _combine([{key: value for key, value in meta.items() if key != "seeds"} for meta in metas])
+    return {"meta": {**(rest or {}), "seeds": sorted(seeds)}, "runs": runs}
+
+
+def _combine(values: list[Any]) -> Any:
+    """One value for all runs: objects key by key, else the value itself or, where they differ, all of them."""
+    if values and all(isinstance(value, dict) for value in values):
+        keys = dict.fromkeys(key for value in values for key in value)
+        return {key: _combine([value[key] for value in values if key in value]) for key in keys}
+    distinct = [value for index, value in enumerate(values) if value is not None and value not in values[:index]]
+    return ", ".join(map(str, distinct)) if len(distinct) > 1 else next(iter(distinct), None)
+
+
+def read_lines(path: pathlib.Path) -> tuple[list[Json], int]:
+    """The objects of a file with one JSON object a line.
+
+    Returns:
+      The objects, and the number of lines that hold none. A killed run cuts its last line, also within a character,
+      and a resumed one may go on in the middle of it, so such lines are passed over wherever they stand.
+
+    Raises:
+      RequestError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    objects, skipped = [], 0
+    for line in filter(str.strip, text.split("\n")):
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            objects.append(found)
+        else:
+            skipped += 1
+    return objects, skipped
+
+
+def series(metrics: Iterable[Json], name: str) -> list[tuple[int, float]]:
+    """The finite values of one metric as (step, value), by step.
+
+    A resumed run logs the steps since its last checkpoint again: the later value counts.
+    """
+    points = {}
+    for line in metrics:
+        step, value = line.get("step"), line.get(name)
+        if isinstance(step, int) and isinstance(value, int | float) and math.isfinite(value):
+            points[step] = float(value)
+    return sorted(points.items())
+
+
+def inference_files(run_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The newest file of decoded examples for each task, `inference/<task>-<step>.jsonl`, by task."""
+    newest: dict[str, tuple[int, pathlib.Path]] = {}
+    for path in sorted((run_dir / INFERENCE).glob("*-*.jsonl")):
+        task, _, step = path.stem.rpartition("-")
+        if step.isdecimal() and int(step) >= newest.get(task, (-1, path))[0]:
+            newest[task] = (int(step), path)
+    return {task: path for task, (_, path) in newest.items()}
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes `obj` as JSON so that a reader finds either the old file or the whole new one.
+
+    Raises:
+      RunError: the file cannot be written, e.g. because the disk is full; what stood there before is kept.
+    """
+    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """As `write_json`, for text."""
+    path = pathlib.Path(path)
+    # In the same folder, since os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_through(temporary, text)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        mend = "free some space or name another folder, then try again"
+        raise RunError(f"{path}: cannot be written ({error.strerror}); {mend}") from error
+
+
+def _write_through(path: pathlib.Path, text: str) -> None:
+    # A model may generate a lone surrogate, which has no UTF-8; its escape is also what JSON calls for.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # some file systems report a full disk only here

@@ -1,0 +1,183 @@
+"""The figures of an experiment as tables: one row a run, and one row an agent over its seeds."""
+
+import dataclasses
+import statistics
+from typing import Any
+
+import tabulate
+
+from cd_jax.report import results as results_lib
+
+ABSENT = "–"
+TITLE_RUNS = "accuracy of each run"
+TITLE_SEEDS = "mean ± sd (min–max) over the seeds"
+
+Json = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text.
+
+    Attributes:
+      title: what the figures are.
+      headers: one for each column.
+      rows: the cells, [row][column].
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One task of the experiment in one role.
+
+    Attributes:
+      role: `source` or `target`.
+      task: the task's name.
+      sizes: the numbers of examples on which the runs were scored; one, unless the runs differ.
+      has_pairs: whether some run has a pairwise accuracy on it.
+    """
+
+    role: str
+    task: str
+    sizes: tuple[int, ...]
+    has_pairs: bool
+
+    @property
+    def name(self) -> str:
+        return f"source {self.task}" if self.role == "source" else self.task
+
+    @property
+    def size(self) -> str:
+        """`n=500`, or `n=400–500` where the runs differ; empty where it is not recorded."""
+        if not self.sizes:
+            return ""
+        return "n=" + "–".join(str(size) for size in dict.fromkeys((min(self.sizes), max(self.sizes))))
+
+    @property
+    def header(self) -> str:
+        name = f"{self.name}, pairwise in parentheses" if self.has_pairs else self.name
+        return f"{name} ({self.size})" if self.size else name
+
+
+def columns(results: Json) -> list[Column]:
+    """The source task, then the target tasks, in the order in which the runs name them."""
+    scored: dict[tuple[str, str], list[Json]] = {}
+    for role in ("source", "target"):
+        for run in results["runs"]:
+            for score in _scores(run, role):
+                scored.setdefault((role, score["task"]), []).append(score)
+    return [
+        Column(
+            role,
+            task,
+            tuple(sorted({score["n"] for score in scores if score.get("n") is not None})),
+            any(score.get("pairwise_accuracy") is not None for score in scores),
+        )
+        for (role, task), scores in scored.items()
+    ]
+
+
+def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
+    """A run's figure in a column, `accuracy` or `pairwise_accuracy`; None where the run has none."""
+    return next((score.get(name) for score in _scores(run, column.role) if score["task"] == column.task), None)
+
+
+def by_agent(results: Json) -> dict[str, list[Json]]:
+    """The runs of each agent."""
+    agents: dict[str, list[Json]] = {}
+    for run in sorted(results["runs"], key=lambda run: (results_lib.agent_order(run["agent"]), run["seed"])):
+        agents.setdefault(run["agent"], []).append(run)
+    return agents
+
+
+def _scores(run: Json, role: str) -> list[Json]:
+    if role == "target":
+        return run.get("targets") or []
+    return [run["source"]] if run.get("source") else []
+
+
+def run_table(results: Json) -> Table:
+    """One row for each run, in the order of `results`.
+
+    Args:
+      results: the content of a results.json, or `results.merge(directory)`.
+    """
+    tasks = columns(results)
+    headers = ("agent", "seed", *(column.header for column in tasks), "steps", "stopped by", "seconds")
+    rows = tuple(
+        (
+            run["agent"],
+            str(run["seed"]),
+            *(_run_cell(run, column) for column in tasks),
+            _text(run.get("steps")),
+            _text(run.get("stopped_by")),
+            _text(run.get("train_seconds"), ".1f"),
+        )
+        for run in results["runs"]
+    )
+    return Table(TITLE_RUNS, headers, rows)
+
+
+def seed_table(results: Json) -> Table | None:
+    """One row for each agent: mean ± sd (min–max) over its seeds; None where no agent has several seeds.
+
+    The sd is that of a sample (divisor k - 1), the spread that one more seed is to be expected within.
+    """
+    agents = by_agent(results)
+    if max((_seeds(runs) for runs in agents.values()), default=0) < 2:
+        return None
+    figures = []
+    for column in columns(results):
+        size = f" ({column.size})" if column.size else ""
+        figures.append((f"{column.name}{size}", column, "accuracy"))
+        if column.has_pairs:
+            figures.append((f"{column.name} pairwise", column, "pairwise_accuracy"))
+    rows = tuple(
+        (agent, str(_seeds(runs)), *(_seed_cell(runs, column, name) for _, column, name in figures))
+        for agent, runs in agents.items()
+    )
+    return Table(TITLE_SEEDS, ("agent", "seeds", *(header for header, _, _ in figures)), rows)
+
+
+def tables(results: Json) -> list[Table]:
+    """All tables of `results`, for readers that lay them out themselves."""
+    found = [run_table(results), seed_table(results)]
+    return [table for table in found if table is not None]
+
+
+def render(results: Json) -> str:
+    """The tables as plain text for a terminal, ending without a line break."""
+    return "\n\n".join(f"{table.title}\n{_plain(table)}" for table in tables(results))
+
+
+def _plain(table: Table) -> str:
+    # Without disable_numparse the library would rewrite figures (0.500 as 0.5).
+    align = ("left", *("right" for _ in table.headers[1:]))
+    return tabulate.tabulate(table.rows, table.headers, tablefmt="simple", disable_numparse=True, colalign=align)
+
+
+def _run_cell(run: Json, column: Column) -> str:
+    accuracy, pairwise = value(run, column), value(run, column, "pairwise_accuracy")
+    text = _text(accuracy, ".3f")
+    return text if pairwise is None else f"{text} ({pairwise:.3f})"
+
+
+def _seeds(runs: list[Json]) -> int:
+    return len({run["seed"] for run in runs})
+
+
+def _seed_cell(runs: list[Json], column: Column, name: str) -> str:
+    found = [figure for run in runs if (figure := value(run, column, name)) is not None]
+    if len(found) < 2:
+        return _text(found[0] if found else None, ".3f")
+    spread = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f} ({min(found):.3f}–{max(found):.3f})"
+    # Said only where it is not what the column of seeds says.
+    return spread if len(found) == _seeds(runs) else f"{spread} over {len(found)}"
+
+
+def _text(figure: Any, spec: str = "") -> str:
+    return ABSENT if figure is None else format(figure, spec)

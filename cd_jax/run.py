@@ -1,0 +1,77 @@
+"""What the verbs need of a run: its files, its vocabulary, and a process made from its gin configuration."""
+
+import pathlib
+
+import gin
+import seqio
+
+from cd_jax import tasks
+from cd_jax.errors import RequestError
+from cd_jax.memory import episodic
+from cd_jax.process import AGENTS, Agent, SelfLearningProcess
+from cd_jax.solver.config import T5Config
+from cd_jax.solver.solver import Solver
+from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.types import Example, Update
+from cd_jax.update import store
+
+
+@gin.configurable
+def data(babi_dir: str | None = None, com2sense_dir: str | None = None) -> dict[str, str | None]:
+    """Where the original data sets are.
+
+    Args:
+      babi_dir: folder of the original archive; None: the embedded worlds serve.
+      com2sense_dir: folder of the original files; None: the embedded pairs serve.
+    """
+    return {"babi_dir": babi_dir, "com2sense_dir": com2sense_dir}
+
+
+def agent_named(name: str) -> Agent:
+    """The agent.
+
+    Raises:
+      RequestError: there is none of this name.
+    """
+    if name not in AGENTS:
+        raise RequestError(f"AGENT={name!r} is none of {', '.join(AGENTS)}; bind --gin.AGENT=\"'cd_memory'\"")
+    return AGENTS[name]
+
+
+def use_vocabulary(path: str | pathlib.Path) -> seqio.Vocabulary:
+    """Registers all tasks with the vocabulary in a file, and the data where gin says; returns it."""
+    tasks.register(**data(), vocabulary=path)
+    return vocabularies.load(path)
+
+
+def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.Path, dict[str, list[Update]]]:
+    """The vocabulary that `cd_jax distill` left, and the updates where the agent learns from them.
+
+    Raises:
+      RequestError: they are not there.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / "vocabulary.model"
+    if not path.is_file():
+        raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
+    return path, store.read_grouped(directory / "updates.jsonl") if agent_named(agent).explains else {}
+
+
+@gin.configurable
+def fill_memory(
+    agent: str, examples: list[Example], updates: dict[str, list[Update]], seed: int, capacity: int = 1000
+) -> list[episodic.Entry]:
+    """The entries of an agent's memory, at most `capacity`; none for agents that do not remember."""
+    return episodic.choose_entries(examples, updates, capacity, seed) if agent_named(agent).remembers else []
+
+
+def make_process(agent: str, vocabulary: seqio.Vocabulary, entries: list[episodic.Entry]) -> SelfLearningProcess:
+    """The process as gin configures it."""
+    solver = Solver(T5Config(), vocabularies.padded_size(vocabulary))
+    memory = episodic.EpisodicMemory(entries) if agent_named(agent).remembers else None
+    return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)
+
+
+def run_name(agent: str, seed: int) -> str:
+    """Folder of a run among those of an experiment."""
+    return f"{agent}-seed{seed}"

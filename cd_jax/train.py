@@ -1,0 +1,228 @@
+"""`cd_jax train`: fine-tunes the solver of one agent on the source task."""
+
+import dataclasses
+import hashlib
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gin
+import jax
+import numpy as np
+
+from cd_jax import metrics, run
+from cd_jax.checkpoints import Checkpoints, Progress
+from cd_jax.errors import RequestError, RunError
+from cd_jax.process import SelfLearningProcess, TokenisedExamples, tokenised
+from cd_jax.progress import ProgressLine
+from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.solver import TrainState
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When training ends.
+
+    Attributes:
+      steps: at most.
+      seconds: of training, evaluations included and interruptions left out; 0 for no limit. Looked at after every
+        evaluation, so that the last parameters are evaluated ones.
+      patience: evaluations without a smaller validation error after which it has stopped improving.
+    """
+
+    steps: int
+    seconds: float = 0.0
+    patience: int = 5
+
+    def verdict(self, step: int, progress: Progress) -> str:
+        """`plateau`, `budget`, or empty while training goes on."""
+        if progress.evaluations_since_best() >= self.patience:
+            return "plateau"
+        if step >= self.steps or (self.seconds and progress.train_seconds >= self.seconds):
+            return "budget"
+        return ""
+
+
+@gin.configurable
+def train(
+    model_dir: str,
+    agent: str,
+    source: str,
+    seed: int,
+    batch_size: int,
+    budget: Budget,
+    distilled: str | None = None,
+    eval_period: int = 200,
+    eval_per_task: int | None = None,
+    log_period: int = 50,
+) -> None:
+    """Trains until the validation error stops improving or the budget ends; goes on where an earlier call was stopped.
+
+    Args:
+      model_dir: where everything about this run is written.
+      agent: one of `process.AGENTS`.
+      source: task or mixture.
+      seed: of the parameters, of the order of the examples, and of every draw.
+      batch_size: examples a step, over all hosts.
+      budget: when it ends.
+      distilled: folder with the `updates.jsonl` and `vocabulary.model` of `cd_jax distill`; None looks in `model_dir`.
+      eval_period: steps between evaluations on the validation split; each is also saved.
+      eval_per_task: validation examples of each task; None takes all.
+      log_period: steps between lines of progress and metrics; divides `eval_period`.
+
+    Raises:
+      RequestError: the data, bindings or checkpoint do not fit; nothing was written.
+      RunError: the loss is not a number.
+    """
+    if eval_period % log_period:
+        raise RequestError(f"train.log_period={log_period} does not divide train.eval_period={eval_period}; bind it so")
+    Trainer(model_dir, agent, source, seed, batch_size, budget, distilled, eval_per_task).run(eval_period, log_period)
+
+
+class Trainer:
+    """One run: its data, its process and its loop."""
+
+    def __init__(self, model_dir, agent, source, seed, batch_size, budget, distilled, eval_per_task):
+        """Reads everything, so that what is wrong shows before anything is written. See `train`."""
+        self._dir = pathlib.Path(model_dir)
+        self._name, self._seed, self._budget = f"{agent} seed {seed}", seed, budget
+        vocabulary_path, updates = run.distilled_files(distilled or model_dir, agent)
+        self._vocabulary_path = vocabulary_path
+        vocabulary = run.use_vocabulary(vocabulary_path)
+        self._source = tokenised(source, "train")
+        self._validation = tokenised(source, "validation", eval_per_task)
+        self._process: SelfLearningProcess = run.make_process(
+            agent, vocabulary, run.fill_memory(agent, self._source.examples, updates, seed)
+        )
+        self._batch_size = self._process.check_batch_size("batch_size", batch_size)
+        self._update_tokens, self._choices = self._process.tokenised_updates(self._source, updates)
+        self._proposal = DeterministicIterator(len(self._source.examples), batch_size, seed)
+        self._identity = {
+            "agent": agent,
+            "source": source,
+            "seed": seed,
+            "batch_size": batch_size,
+            "network": self._process.solver.config_dict(),
+            "vocabulary": _digest(vocabulary_path.read_bytes()),
+            "source_examples": _digest("".join(map(repr, self._source.examples)).encode()),
+        }
+        self._checkpoints = Checkpoints(self._dir)
+        self._checkpoints.check_identity(self._identity)
+
+    # Set-up: fresh or where the last checkpoint left off
+
+    def _start(self) -> tuple[TrainState, dict[str, np.ndarray], Progress]:
+        solver, step = self._process.solver, self._checkpoints.latest_step()
+        if step is None:
+            return solver.init(self._seed), {}, Progress(self._identity)
+        print(f"[{self._name}] resumes from step {step} in {self._dir}", flush=True)
+        return self._checkpoints.restore(step, solver.abstract_state())
+
+    def _write_set_up(self) -> None:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        (self._dir / "config.gin").write_text(gin.config_str(), encoding="utf-8")
+        kept = self._dir / "vocabulary.model"
+        if self._vocabulary_path.resolve() != kept.resolve():
+            shutil.copyfile(self._vocabulary_path, kept)
+
+    # The loop
+
+    def run(self, eval_period: int, log_period: int) -> None:
+        """Trains to the end. See `train`."""
+        state, recalled, progress = self._start()
+        step = int(state.step)
+        if progress.stopped_by and self._budget.verdict(step, progress):
+            print(f"[{self._name}] is done: {step} steps, stopped by {progress.stopped_by}", flush=True)
+        else:
+            self._write_set_up()
+            writer = metrics.open_writer(self._dir, step)
+            clock = TrainingClock(progress.train_seconds)
+            line = ProgressLine(self._name, self._budget.steps, step)
+            state = self._loop(state, recalled, progress, writer, clock, line, eval_period, log_period)
+            writer.close()
+        self._keep_memory(state, progress)
+        self._checkpoints.close()
+
+    def _loop(self, state, recalled, progress, writer, clock, line, eval_period: int, log_period: int) -> TrainState:
+        """Steps through the epochs; every `eval_period` steps an evaluation and a checkpoint."""
+        progress.stopped_by, losses = "", []
+        for step, batch, recalled in self._steps(lambda: state.params, int(state.step), recalled):
+            state, step_metrics = self._process.solver.train_step(state, batch, self._seed)
+            losses.append(step_metrics["loss"])
+            last = step == self._budget.steps
+            if step % log_period == 0 or last:
+                self._log(step, losses, writer, line, clock)
+                losses = []
+            if step % eval_period == 0 or last:
+                with line.paused():
+                    self._evaluate(step, state, progress, writer)
+                    progress.train_seconds = clock.seconds()
+                    progress.stopped_by = self._budget.verdict(step, progress)
+                    self._checkpoints.save(step, state, recalled, progress)
+            if progress.stopped_by:
+                return state
+        raise AssertionError("the stream of steps has no end")
+
+    def _steps(self, params: Callable[[], Any], step: int, recalled: dict[str, np.ndarray]) -> Iterator[tuple]:
+        """Endless (number of the step, batch, what memory recalled for its epoch), from `step` on."""
+        while True:
+            epoch, skip = divmod(step, self._proposal.steps_per_epoch)
+            if skip == 0:
+                recalled = self._process.recall(params(), self._source, epoch, self._seed)
+            draw = self._process.draw(self._proposal, self._choices, recalled, epoch)
+            for batch in self._process.batches(
+                self._source, self._update_tokens, draw, self._proposal.batch_size, skip
+            ):
+                step += 1
+                yield step, batch, recalled
+
+    def _log(self, step: int, losses: list[jax.Array], writer, line: ProgressLine, clock: "TrainingClock") -> None:
+        loss = float(np.mean([np.asarray(loss) for loss in losses]))
+        if not np.isfinite(loss):
+            raise RunError(
+                f"{self._dir}: the loss is {loss} at step {step}; lower the learning rate and run again, "
+                f"which resumes from step {self._checkpoints.latest_step() or 0}"
+            )
+        left = self._budget.seconds - clock.seconds() if self._budget.seconds else None
+        rate = line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
+        learning_rate = float(self._process.solver.learning_rate(step))
+        writer.write_scalars(step, {"loss": loss, "learning_rate": learning_rate, "examples_per_second": rate})
+
+    def _evaluate(self, step: int, state: TrainState, progress: Progress, writer) -> None:
+        """Decodes the validation split with keys of the current parameters."""
+        self._process.remember(state.params)
+        attempts = self._process.attempt(state.params, self._validation)
+        error = 1.0 - float(np.mean([attempt.correct for attempt in attempts]))
+        score = float(np.mean([attempt.score for attempt in attempts]))
+        progress.validation.append([step, error])
+        writer.write_scalars(step, {"validation_error": error, "validation_score": score})
+        print(f"[{self._name}] step {step} validation accuracy {1 - error:.3f} (n={len(attempts)})", flush=True)
+
+    def _keep_memory(self, state: TrainState, progress: Progress) -> None:
+        """Leaves `memory/` with keys of the best parameters, which are those that are evaluated."""
+        if not self._process.memory:
+            return
+        best, params = int(progress.best()[0]), state.params
+        if best != int(state.step):
+            params = self._checkpoints.restore_params(best, self._process.solver.abstract_state())
+        self._process.remember(params)
+        self._process.memory.save(self._dir / "memory")
+
+
+class TrainingClock:
+    """Seconds of training, those of earlier processes included."""
+
+    def __init__(self, before: float):
+        """Starts."""
+        self._before, self._started = before, time.monotonic()
+
+    def seconds(self) -> float:
+        """Until now."""
+        return self._before + time.monotonic() - self._started
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,58 @@
+"""The types that pass between the five policies. Nothing here imports anything of ours."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One task (x, y) of the self-learning process (arXiv 2212.11353, section 2).
+
+    Attributes:
+      example_id: unique within its task and split, stable between runs, e.g. `babi_qa1/train/17`.
+      task: the name of the SeqIO task that it belongs to, e.g. `babi_qa1`.
+      context: what is given, e.g. a story, sentences separated by one space.
+      question: what is asked about the context.
+      answer: the expected observation y.
+      supporting_facts: the sentences of the context on which the answer rests, in the order of the context.
+      contrast: the complementary statement (Com2Sense), or an empty string.
+      pair_id: the same for the two statements of a complementary pair; empty where there are no pairs.
+    """
+
+    example_id: str
+    task: str
+    context: str
+    question: str
+    answer: str
+    supporting_facts: tuple[str, ...] = ()
+    contrast: str = ""
+    pair_id: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The text x that the solver reads. The question stands last, next to what is most recent."""
+        return f"{self.context} {self.question}".strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One explanation u of why the answer is right: a line of `updates.jsonl`.
+
+    Attributes:
+      example_id: the `Example` that it explains.
+      task: that example's task.
+      update: the text, at most 200 tokens.
+      teacher: who said it, e.g. `oracle` or the model's name at an endpoint.
+      prompt: what the teacher was asked; for the oracle, the name of the phrasing.
+      sample: the index of this update among those of its example.
+      seed: the teacher's seed.
+      score: the verifier's score of the solver's attempt that the teacher saw, 0..1; None where it saw none.
+    """
+
+    example_id: str
+    task: str
+    update: str
+    teacher: str
+    prompt: str
+    sample: int
+    seed: int
+    score: float | None = None

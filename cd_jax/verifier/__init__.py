@@ -1,0 +1,1 @@
+"""Verifier policy: scores an answer against the expected observation, 0..1."""

@@ -1,0 +1,146 @@
+"""Parses answers from generations and scores them.
+
+A verifier is a callable with a name, so that a learned one (BLEURT in the paper) can stand beside these.
+"""
+
+import collections
+import re
+import string
+from collections.abc import Sequence
+from typing import Protocol
+
+import gin
+
+# Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
+ANSWER_PATTERN = re.compile(r".*answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”–—…")
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+def parse_answer(generation: str) -> str:
+    """The text after the last `answer:` (any case), stripped; empty where there is none."""
+    match = ANSWER_PATTERN.match(generation)
+    return match[1].strip() if match else ""
+
+
+def normalize_answer(answer: str) -> str:
+    """Lower-cases and drops punctuation, articles and needless whitespace, as SQuAD does, but keeps lists.
+
+    The items of a list (`s,e` or `milk, football`) keep their order and are joined by a bare comma. Articles and
+    punctuation stay where nothing else would: the answer `a` is not the empty answer.
+    """
+    items = [_normalize_item(item) for item in answer.lower().split(",")]
+    return ",".join(item for item in items if item)
+
+
+def _normalize_item(item: str) -> str:
+    words = item.translate(_PUNCTUATION).split() or item.split()
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def _tokens(answer: str) -> list[str]:
+    return normalize_answer(answer).replace(",", " ").split()
+
+
+class Verifier(Protocol):
+    """A verifier policy (arXiv 2212.11353, section 2).
+
+    Attributes:
+      name: of the score, as it stands in results.
+    """
+
+    name: str
+
+    def __call__(self, predictions: Sequence[str], expected: Sequence[str]) -> list[float]:
+        """Scores parsed answers.
+
+        Args:
+          predictions: answers, e.g. of `parse_answer`.
+          expected: the expected observations, one for each prediction.
+
+        Returns:
+          A score in 0..1 for each prediction.
+
+        Raises:
+          ValueError: the two are not of the same length.
+        """
+        ...
+
+
+@gin.configurable
+class ExactMatch:
+    """1 where the normalised answers are equal, otherwise 0."""
+
+    name = "exact_match"
+
+    def __call__(self, predictions: Sequence[str], expected: Sequence[str]) -> list[float]:
+        """See `Verifier`."""
+        pairs = zip(predictions, expected, strict=True)
+        return [float(normalize_answer(prediction) == normalize_answer(target)) for prediction, target in pairs]
+
+
+@gin.configurable
+class TokenF1:
+    """F1 of the bags of normalised tokens, as in SQuAD."""
+
+    name = "token_f1"
+
+    def __call__(self, predictions: Sequence[str], expected: Sequence[str]) -> list[float]:
+        """See `Verifier`."""
+        pairs = zip(predictions, expected, strict=True)
+        return [_f1(_tokens(prediction), _tokens(target)) for prediction, target in pairs]
+
+
+def _f1(prediction: list[str], target: list[str]) -> float:
+    if not prediction or not target:
+        return float(prediction == target)
+    common = (collections.Counter(prediction) & collections.Counter(target)).total()
+    return 2 * common / (len(prediction) + len(target))
+
+
+@gin.configurable
+class ChrF:
+    """Sentence-level chrF of sacrebleu, divided by 100, on the answers as they are."""
+
+    name = "chrf"
+
+    def __init__(self, char_order: int = 6, word_order: int = 0, beta: int = 2):
+        """Prepares the metric.
+
+        Args:
+          char_order: longest character n-gram.
+          word_order: longest word n-gram; 2 makes it chrF++.
+          beta: weight of recall against precision.
+        """
+        # Imported here: it takes a while, and most runs are scored by exact match.
+        from sacrebleu.metrics import CHRF
+
+        self._metric = CHRF(char_order=char_order, word_order=word_order, beta=beta)
+
+    def __call__(self, predictions: Sequence[str], expected: Sequence[str]) -> list[float]:
+        """See `Verifier`."""
+        pairs = zip(predictions, expected, strict=True)
+        scores = (self._metric.sentence_score(prediction, [target]).score for prediction, target in pairs)
+        return [min(max(score / 100, 0.0), 1.0) for score in scores]
+
+
+def pairwise_accuracy(correct: Sequence[bool], pair_ids: Sequence[str]) -> float | None:
+    """The fraction of complementary pairs of which both statements are right (Com2Sense).
+
+    Args:
+      correct: whether each answer is right.
+      pair_ids: the pair that each answer belongs to; empty where it belongs to none.
+
+    Returns:
+      The fraction over the complete pairs, that is, ids that occur exactly twice; None where there are none.
+
+    Raises:
+      ValueError: the two are not of the same length.
+    """
+    pairs = collections.defaultdict(list)
+    for right, pair_id in zip(correct, pair_ids, strict=True):
+        if pair_id:
+            pairs[pair_id].append(bool(right))
+    complete = [all(pair) for pair in pairs.values() if len(pair) == 2]
+    return sum(complete) / len(complete) if complete else None

@@ -1,0 +1,50 @@
+"""Installs cd_jax; the SeqIO tasks in tasks/ and the gin files in gin/ go into the package."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="cd_jax",
+    version="0.1.0",
+    description="Contrastive distillation in JAX: sequence models that learn from explanations (arXiv 2212.11353)",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["cd_jax", "cd_jax.*"]),
+        "cd_jax.tasks",
+        "cd_jax.tasks.babi",
+        "cd_jax.tasks.com2sense",
+        "cd_jax.gin_files",
+    ],
+    package_dir={"cd_jax.tasks": "tasks", "cd_jax.gin_files": "gin"},
+    package_data={
+        "cd_jax.report": ["*.jinja"],
+        "cd_jax.update": ["prompts/*.txt"],
+        "cd_jax.tasks": ["*.model"],
+        "cd_jax.tasks.com2sense": ["*.jsonl"],
+        "cd_jax.gin_files": ["*/*.gin"],
+    },
+    entry_points={"console_scripts": ["cd_jax=cd_jax.__main__:main"]},
+    # The versions that were tried together. scann 1.4.2 is built for TensorFlow 2.20: with 2.21 it does not import.
+    install_requires=[
+        "jax~=0.10.2",
+        "flax~=0.12.8",
+        "optax~=0.2.8",
+        "orbax-checkpoint~=0.12.8",
+        "seqio~=0.0.20",
+        "tensorflow~=2.20.0",
+        "tensorflow-text~=2.20.0",
+        "tensorflow-datasets~=4.9.10",
+        "tensorboard~=2.20.0",
+        "scann==1.4.2; platform_system == 'Linux'",
+        "gin-config~=0.5.0",
+        "clu~=0.0.12",
+        "sentencepiece~=0.2.1",
+        "sacrebleu~=2.5",
+        "etils[epath]>=1.12",
+        "openai>=2,<4",
+        "jinja2~=3.1",
+        "matplotlib~=3.10",
+        "tabulate>=0.9",
+    ],
+    extras_require={"test": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"]},
+)

@@ -1,0 +1,1 @@
+"""bAbI: the reader of the original files, and embedded worlds that speak the same language."""

@@ -1,0 +1,363 @@
+"""Tests of the update policy. The endpoint is a real HTTP server on the loopback interface, and no other is asked."""
+
+import contextlib
+import dataclasses
+import http.server
+import json
+import logging
+import random
+import threading
+import traceback
+
+import gin
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cd_jax.errors import RequestError, RunError
+from cd_jax.types import Example, Update
+from cd_jax.update import store
+from cd_jax.update.openai_teacher import OpenAITeacher
+from cd_jax.update.oracle import OracleTeacher
+
+KEY = "sk-0123456789-this-is-secret"
+
+FACTS = ("Mary went back to the bathroom.", "After that she went to the bedroom.")
+BABI = Example("babi_qa11/train/3", "babi_qa11", " ".join(FACTS), "Where is Mary?", "bedroom", FACTS)
+SENSE = Example(
+    "com2sense/train/1",
+    "com2sense",
+    "A bowling ball is heavier than an empty bottle.",
+    "Does this make sense?",
+    "yes",
+    contrast="A bowling ball is lighter than an empty bottle.",
+    pair_id="1",
+)
+NONSENSE = dataclasses.replace(SENSE, example_id="com2sense/train/2", answer="no")
+BARE = Example("babi_qa1/train/9", "babi_qa1", "Mary went to the kitchen.", "Where is Mary?", "kitchen")
+
+EXAMPLES = st.builds(
+    Example,
+    example_id=st.text(),
+    task=st.text(),
+    context=st.text(),
+    question=st.text(),
+    answer=st.sampled_from(["yes", "no", "kitchen", "s,e", ""]),
+    supporting_facts=st.lists(st.text(), max_size=3).map(tuple),
+    contrast=st.text(),
+)
+
+
+class TestOracle:
+    @settings(deadline=None)
+    @given(example=EXAMPLES, attempt=st.none() | st.text(), seed=st.integers(), num_updates=st.integers(0, 5))
+    def test_distinct_and_deterministic(self, example, attempt, seed, num_updates):
+        explanations = OracleTeacher().explain(example, attempt, num_updates, seed)
+        assert explanations == OracleTeacher().explain(example, attempt, num_updates, seed)
+        assert len({text for text, _ in explanations}) == len(explanations) == min(num_updates, 3)
+        # Asking for fewer gives the first of the same.
+        assert explanations == OracleTeacher().explain(example, attempt, 9, seed)[:num_updates]
+
+    def test_contains_the_facts(self):
+        texts = [text for text, _ in OracleTeacher().explain(BABI, None, 3, 0)]
+        assert all(" ".join(FACTS) in text for text in texts)
+        assert f"because {' '.join(FACTS)}" in texts
+
+    @pytest.mark.parametrize(("example", "because"), [(SENSE, "would not make sense"), (NONSENSE, "would make sense")])
+    def test_contrast(self, example, because):
+        explanations = {prompt: text for text, prompt in OracleTeacher().explain(example, None, 3, 0)}
+        assert all(example.contrast in text for text in explanations.values())
+        assert explanations["because"] == f"because it {because} to say: {example.contrast}"
+
+    def test_neither_facts_nor_contrast(self):
+        texts = [text for text, _ in OracleTeacher().explain(BARE, None, 3, 0)]
+        assert "because the answer is kitchen." in texts
+
+    def test_one_update_varies_over_examples(self):
+        examples = [dataclasses.replace(BABI, example_id=str(i)) for i in range(50)]
+        assert len({OracleTeacher().explain(example, None, 1, 0)[0].prompt for example in examples}) == 3
+
+    def test_wrong_attempt_is_contrasted(self):
+        texts = [text for text, _ in OracleTeacher().explain(BABI, "because so. answer: Bathroom\n", 3, 0)]
+        assert sum(text.endswith("it is bedroom and not bathroom.") for text in texts) == 1
+
+    @pytest.mark.parametrize("attempt", [None, "", "answer:", "bathroom", "answer: Bedroom.", "answer: " + "x " * 50])
+    def test_other_attempts_change_nothing(self, attempt):
+        assert OracleTeacher().explain(BABI, attempt, 3, 0) == OracleTeacher().explain(BABI, None, 3, 0)
+
+
+UPDATES = st.lists(
+    st.builds(
+        Update,
+        *[st.text(st.characters())] * 5,
+        sample=st.integers(0, 9),
+        seed=st.integers(),
+        score=st.none() | st.floats(0, 1),
+    ),
+    max_size=5,
+)
+
+
+def _update(number=0, text="because"):
+    return Update(f"t/train/{number}", "t", text, "oracle", "because", 0, 0, 0.5)
+
+
+class TestStore:
+    @settings(deadline=None)
+    @given(first=UPDATES, second=UPDATES)
+    def test_round_trip(self, tmp_path_factory, first, second):
+        path = tmp_path_factory.mktemp("store") / "model_dir" / "updates.jsonl"
+        store.append(path, first)
+        store.append(path, second)
+        assert store.read(path) == first + second
+        grouped = store.read_grouped(path)
+        assert sorted(map(repr, sum(grouped.values(), []))) == sorted(map(repr, first + second))
+        assert all(update.example_id == key for key, group in grouped.items() for update in group)
+
+    def test_fields_stand_in_the_order_of_the_contract(self, tmp_path):
+        store.append(tmp_path / "u.jsonl", [_update()])
+        record = json.loads((tmp_path / "u.jsonl").read_text())
+        assert list(record) == ["example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score"]
+
+    def test_every_cut_is_survived(self, tmp_path):
+        path = tmp_path / "u.jsonl"
+        store.append(path, [_update(0), _update(1)])
+        whole = path.read_bytes()
+        first = whole.index(b"\n") + 1
+        for cut in range(first, len(whole)):
+            path.write_bytes(whole[:cut])
+            kept = [_update(0)] + [_update(1)] * (cut == len(whole) - 1)
+            assert store.read(path) == kept
+            store.append(path, [_update(2)])
+            assert store.read(path) == [*kept, _update(2)]
+
+    def test_repair(self, tmp_path):
+        path = tmp_path / "u.jsonl"
+        assert store.repair(path) == 0 and not path.exists()
+        path.write_bytes(b'{"exa')
+        assert store.repair(path) == 5
+        assert path.read_bytes() == b""
+        assert store.repair(path) == 0
+
+    @pytest.mark.parametrize(
+        ("line", "what"),
+        [
+            (b'{"example_id": "a', "at column"),
+            (b"[1]", "not a JSON object"),
+            (b"{}", "`example_id` is missing"),
+            (json.dumps(vars(_update()) | {"sample": True}).encode(), "`sample` is not a whole number"),
+            (json.dumps(vars(_update()) | {"score": "high"}).encode(), "`score` is not a number"),
+            (json.dumps(vars(_update()) | {"extra": 1}).encode(), "unknown field `extra`"),
+            (b'"\xff"', "decode"),
+        ],
+    )
+    def test_malformed_line_is_named(self, tmp_path, line, what):
+        path = tmp_path / "u.jsonl"
+        store.append(path, [_update()])
+        path.write_bytes(path.read_bytes() + line + b"\n" + path.read_bytes())
+        with pytest.raises(RequestError) as caught:
+            store.read(path)
+        message = str(caught.value)
+        assert message.startswith(f"{path}:2: ") and what in message and "mend or delete" in message
+        assert "\n" not in message
+
+    def test_missing_file_and_unwritable_folder(self, tmp_path):
+        with pytest.raises(RequestError, match="cd_jax distill"):
+            store.read(tmp_path / "none.jsonl")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RunError, match="cannot write"):
+            store.append(tmp_path / "file" / "u.jsonl", [_update()])
+
+
+def _completion(content):
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+@contextlib.contextmanager
+def _serve(replies):
+    """Serves (status, body) replies in turn, the last one for ever; yields the base URL and the requests seen."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append((self.path, self.headers["Authorization"], body))
+            status, reply = replies[min(len(requests), len(replies)) - 1]
+            payload = (reply if isinstance(reply, str) else json.dumps(reply)).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html" if payload[:1] == b"<" else "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            # So that the client's waits do not slow the tests down.
+            self.send_header("retry-after-ms", "1")
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", requests
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_LOG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def _explain(replies, num_updates=2, attempt=None, seed=7, **kwargs):
+    with _serve(replies) as (url, requests):
+        return OpenAITeacher("m", url, **kwargs).explain(BABI, attempt, num_updates, seed), requests
+
+
+class TestOpenAITeacher:
+    def test_good_answers(self):
+        replies = [(200, _completion(" because\n\tshe  went. ")), (200, _completion("she is there"))]
+        explanations, requests = _explain(replies, attempt="so.\nanswer: bathroom", temperature=0.2, max_tokens=50)
+        assert [text for text, _ in explanations] == ["because she went.", "she is there"]
+        path, authorization, body = requests[0]
+        assert (path, authorization) == ("/v1/chat/completions", f"Bearer {KEY}")
+        assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("m", 0.2, 50, 7)
+        assert requests[1][2]["seed"] != 7
+        prompt = body["messages"][0]["content"]
+        assert explanations[0].prompt == prompt
+        assert all(part in prompt for part in (BABI.context, BABI.question, BABI.answer, "so. answer: bathroom"))
+
+    def test_bindings_and_environment(self, monkeypatch):
+        with _serve([(200, _completion("because"))]) as (url, requests):
+            monkeypatch.setenv("OPENAI_BASE_URL", url)
+            monkeypatch.setenv("OPENAI_MODEL", "from-environment")
+            gin.parse_config("OpenAITeacher.temperature = 0.0")
+            try:
+                teacher = OpenAITeacher()
+            finally:
+                gin.clear_config()
+            teacher.explain(BABI, None, 1, 0)
+        assert teacher.name == requests[0][2]["model"] == "from-environment"
+        assert requests[0][2]["temperature"] == 0
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [
+            _completion(""),
+            _completion(" \n "),
+            _completion("..."),
+            _completion(None),
+            _completion("because"),
+            _completion("x") | {"choices": []},
+            _completion("x") | {"choices": None},
+            _completion("x") | {"choices": [{"index": 0}]},
+            {},
+        ],
+    )
+    def test_nonsense_is_asked_again(self, nonsense):
+        replies = [(200, _completion("because")), (200, nonsense), (200, nonsense), (200, _completion("so"))]
+        explanations, requests = _explain(replies)
+        assert [text for text, _ in explanations] == ["because", "so"]
+        assert len(requests) == 4
+        assert len({body["seed"] for _, _, body in requests}) == 4
+
+    def test_nothing_but_nonsense_is_skipped(self, caplog):
+        explanations, requests = _explain([(200, _completion(" "))], max_extra_asks=2)
+        assert (explanations, len(requests)) == ([], 4)
+        assert BABI.example_id in caplog.text and KEY not in caplog.text
+
+    def test_failures_then_success(self):
+        busy = (500, {"error": {"message": "busy"}})
+        explanations, requests = _explain([busy, busy, (200, _completion("because"))], 1, max_retries=2)
+        assert [text for text, _ in explanations] == ["because"]
+        assert len(requests) == 3
+
+    @pytest.mark.parametrize(
+        ("status", "mend"),
+        [(401, "OPENAI_API_KEY"), (403, "OPENAI_API_KEY"), (400, "bindings"), (404, "/v1"), (500, "")],
+    )
+    def test_the_key_is_never_shown(self, status, mend, caplog, capfd):
+        caplog.set_level(logging.DEBUG)
+        reply = {"error": {"message": f"Incorrect\nAPI key provided: {KEY}.", "code": KEY}}
+        with pytest.raises(RunError) as caught:
+            _explain([(status, reply)], max_retries=1)
+        message = str(caught.value)
+        assert "\n" not in message and mend in message and KEY[:8] not in message
+        assert "http://127.0.0.1:" in message and str(status) in message
+        output = capfd.readouterr()
+        for text in (message, "".join(traceback.format_exception(caught.value)), caplog.text, output.out + output.err):
+            assert KEY not in text
+        assert caught.value.__cause__ is None and caught.value.__context__ is None
+
+    @pytest.mark.parametrize("reply", ["<html>hello</html>", '{"choices": [', ""])
+    def test_another_kind_of_server(self, reply):
+        with pytest.raises(RunError, match="does not speak chat completions.*/v1"):
+            _explain([(200, reply)])
+
+    def test_no_server(self):
+        with _serve([]) as (url, _):
+            pass
+        with pytest.raises(RunError, match=f"{url}: cannot connect"):
+            OpenAITeacher("m", url, max_retries=0).explain(BABI, None, 1, 0)
+
+    def test_slow_server(self):
+        # A listening socket that nobody accepts from: the connection stands, the answer never comes.
+        with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+            teacher = OpenAITeacher("m", f"http://127.0.0.1:{server.server_port}/v1", max_retries=0, timeout=0.1)
+            with pytest.raises(RunError, match="OpenAITeacher.timeout"):
+                teacher.explain(BABI, None, 1, 0)
+
+    def test_credentials_in_the_url_are_not_shown(self):
+        with _serve([]) as (url, _):
+            pass
+        teacher = OpenAITeacher("m", url.replace("//", "//user:password@") + "?token=hidden", max_retries=0)
+        with pytest.raises(RunError) as caught:
+            teacher.explain(BABI, None, 1, 0)
+        assert "password" not in str(caught.value) and "hidden" not in str(caught.value)
+
+    @pytest.mark.parametrize("key", ["", "  ", "sk-two words", "sk-schlüssel"])
+    def test_missing_or_impossible_key(self, monkeypatch, key):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(RequestError, match="OPENAI_API_KEY") as caught:
+            OpenAITeacher("m")
+        assert "sk-" not in str(caught.value)
+
+    def test_missing_model(self):
+        with pytest.raises(RequestError, match="OPENAI_MODEL"):
+            OpenAITeacher()
+
+    @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", "http://host:port"])
+    def test_wrong_base_url(self, url):
+        with pytest.raises(RequestError, match="OPENAI_BASE_URL"):
+            OpenAITeacher("m", url)
+
+    def test_own_prompt(self, tmp_path):
+        path = tmp_path / "mine.txt"
+        path.write_text("Why ${answer}? That is $$1. $question")
+        explanations, _ = _explain([(200, _completion("because"))], 1, prompt_file=path)
+        assert explanations[0].prompt == "Why bedroom? That is $1. Where is Mary?"
+
+    @pytest.mark.parametrize(
+        ("text", "what"), [("Why $anser?", r"\$anser"), ("Costs $5", r"\$\$"), (None, "cannot read")]
+    )
+    def test_wrong_prompt(self, tmp_path, text, what):
+        path = tmp_path / "mine.txt"
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(RequestError, match=f"{path}.*{what}"):
+            OpenAITeacher("m", prompt_file=path)
+
+
+def test_oracle_and_store_do_not_differ_between_runs():
+    """The order must come from a hash that Python does not salt."""
+    order = [prompt for _, prompt in OracleTeacher().explain(BABI, None, 3, 0)]
+    expected = ["because", "know", "story"]
+    random.Random(f"0/{BABI.example_id}").shuffle(expected)
+    assert order == expected
