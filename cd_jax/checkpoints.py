@@ -1,4 +1,4 @@
-"""Checkpoints of a run, through Orbax: saved asynchronously, restored exactly, refused where they are another model's."""
+"""Checkpoints of a run, through Orbax: saved asynchronously, restored exactly, refused where they are not its own."""
 
 import dataclasses
 import json
@@ -133,4 +133,3 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._manager.close()
             self._manager = None
-

@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, line in VERBS.items():
         sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
-        sub.add_argument("--model_dir", required=verb not in ("tasks", "demo"), help="folder of what the verb reads and writes")
+        sub.add_argument(
+            "--model_dir", required=verb not in ("tasks", "demo"), help="folder of what the verb reads and writes"
+        )
         sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
@@ -159,7 +161,7 @@ def _check_macro(statement: str, known: set[str]) -> None:
     raise RequestError(f"--gin.{name}: nothing reads this macro; {hint}")
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
@@ -173,7 +175,9 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
         "distill": lambda: distill.distill(args.model_dir),
         "train": lambda: train.train(args.model_dir),
         "eval": lambda: evaluate.evaluate(args.model_dir),
-        "infer": lambda: evaluate.infer(args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})),
+        "infer": lambda: evaluate.infer(
+            args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})
+        ),
         "report": lambda: print(report(args.model_dir)),
     }[args.verb]
 
@@ -183,6 +187,10 @@ def _run(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(others)
     # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from absl import logging as absl_logging
+
+    # Orbax and SeqIO tell of their own settings as warnings; what the user must know, we say.
+    absl_logging.set_verbosity(absl_logging.ERROR)
     if args.verb != "report":
         _configure(args, statements)
     _verb(args)()

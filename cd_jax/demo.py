@@ -1,4 +1,4 @@
-"""`cd_jax demo`, the main job: distil, then train and evaluate every agent, then report. Nothing but those stages in a row."""
+"""`cd_jax demo`, the main job: distil, train and evaluate every agent, report. Nothing but those stages in a row."""
 
 import pathlib
 import time

@@ -125,5 +125,7 @@ def read_attempts(path: str) -> dict[str, str]:
             record = json.loads(line)
             generations[record["example_id"]] = record["generation"]
         except (ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{path}:{number}: not an attempt ({error}); write the file with `cd_jax infer`") from error
+            raise RequestError(
+                f"{path}:{number}: not an attempt ({error}); write the file with `cd_jax infer`"
+            ) from error
     return generations

@@ -94,7 +94,9 @@ def evaluate(
     summaries = []
     for task in (source, *targets):
         summaries.append(summary(task, trained.attempt(task, split, per_task)))
-        print(f"[{trained.agent}] {task}: accuracy {summaries[-1]['accuracy']:.3f} (n={summaries[-1]['n']})", flush=True)
+        print(
+            f"[{trained.agent}] {task}: accuracy {summaries[-1]['accuracy']:.3f} (n={summaries[-1]['n']})", flush=True
+        )
     seed = trained.progress.identity["seed"]
     entry = {
         "agent": trained.agent,
@@ -128,7 +130,7 @@ def infer(model_dir: str, task: str | None = None, split: str = "test", per_task
     if bool(task) == bool(prompt):
         raise RequestError("infer wants one of --prompt='…' and --gin.TASK=\"'name'\"")
     trained = TrainedRun(model_dir)
-    if not prompt:
+    if task:
         attempts = trained.attempt(task, split, per_task)
         print(f"{len(attempts)} generations in {trained.directory / 'inference'}/{task}-{trained.best_step}.jsonl")
         return

@@ -40,7 +40,8 @@ class JsonLinesWriter(metric_writers.MetricWriter):
     """Appends `{"step": …, name: value, …}` for every call, and flushes, so that a kill loses nothing written."""
 
     def __init__(self, path: str | pathlib.Path):
-        self._file = open(path, "a", encoding="utf-8")
+        # Open for as long as the run: closed by `close`.
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one line."""

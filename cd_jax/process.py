@@ -1,4 +1,4 @@
-"""The self-learning process: one turn through proposal, solver, verifier, update and memory (arXiv 2212.11353, section 2).
+"""The self-learning process: proposal, solver, verifier, update and memory in turn (arXiv 2212.11353, section 2).
 
 The policies do not know one another; what passes between them passes through here.
 """
@@ -135,6 +135,16 @@ def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
+def _longest(tokens: tf.RaggedTensor) -> int:
+    return int(tokens.row_lengths().numpy().max())
+
+
+def _host_rows(rows: int, batch_size: int, skip: int) -> np.ndarray:
+    """Which of the rows this host loads: its share of every batch but the first `skip`."""
+    batches = np.arange(rows).reshape(-1, batch_size)[skip:]
+    return np.split(batches, jax.process_count(), axis=1)[jax.process_index()].reshape(-1)
+
+
 @gin.configurable
 class SelfLearningProcess:
     """Joins the five policies for one agent."""
@@ -157,7 +167,7 @@ class SelfLearningProcess:
           vocabulary: of the tasks.
           solver: the network on its mesh.
           memory: for agents that remember.
-          sequence_length: tokens of a passage (`inputs`) and of the generation (`targets`).
+          sequence_length: tokens of a passage (`inputs`) and of the generation (`targets`), at most.
           answer_weight: of the answer's tokens in the loss.
           eval_batch_size: examples decoded at once; a multiple of the mesh's `data` axis.
           verifier: makes the graded verifier; an answer is correct by exact match.
@@ -169,7 +179,7 @@ class SelfLearningProcess:
         self.solver = solver
         self.memory = memory
         self._vocabulary = vocabulary
-        self._lengths = {**sequence_length, "update": sequence_length["targets"], "memory": sequence_length["inputs"]}
+        self._lengths = sequence_length
         self._eval_batch_size = self.check_batch_size("eval_batch_size", eval_batch_size)
         self._passages = memory.num_queries if memory else 0
         self._converter = PassagesFeatureConverter(vocabulary, self._passages, answer_weight)
@@ -192,10 +202,18 @@ class SelfLearningProcess:
             raise RequestError(f"{name}={batch_size} is not a multiple of the mesh's data axis, {data}; bind another")
         return batch_size
 
+    def _fitted(self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor) -> dict[str, int]:
+        """`sequence_length`, or less where nothing of this task is so long: padding costs as much as words do."""
+        longest = {"inputs": _longest(asked.inputs), "targets": _longest(asked.targets) + _longest(update_tokens)}
+        if self.memory:
+            longest["inputs"] += _longest(self._memory_tokens) + len(self._vocabulary.encode("1:"))
+        inputs, targets = (min(self._lengths[k], -(-longest[k] // 8) * 8) for k in ("inputs", "targets"))
+        return {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
+
     # Memory
 
     def _embed(self, params, inputs: tf.RaggedTensor) -> np.ndarray:
-        length = self._lengths["inputs"]
+        length = min(self._lengths["inputs"], -(-_longest(inputs) // 8) * 8)
         contexts = inputs[:, -length:].to_tensor(shape=(None, length)).numpy()
         return self.solver.embed(params, contexts, self._eval_batch_size)
 
@@ -204,11 +222,11 @@ class SelfLearningProcess:
         if self.memory:
             self.memory.write(self._embed(params, self._memory_contexts))
 
-    def _retrieve(self, params, asked: TokenisedExamples, rng: np.random.Generator | None) -> Retrieved | None:
-        if not self.memory:
-            return None
+    def _retrieve(
+        self, memory: EpisodicMemory, params, asked: TokenisedExamples, rng: np.random.Generator | None
+    ) -> Retrieved:
         ids = [example.example_id for example in asked.examples]
-        return self.memory.retrieve(self._embed(params, asked.inputs), ids, rng)
+        return memory.retrieve(self._embed(params, asked.inputs), ids, rng)
 
     # Training
 
@@ -222,7 +240,7 @@ class SelfLearningProcess:
         if not self.memory:
             return {}
         self.remember(params)
-        found = self._retrieve(params, source, np.random.default_rng((seed, epoch, 2)))
+        found = self._retrieve(self.memory, params, source, np.random.default_rng((seed, epoch, 2)))
         return {"keys": self.memory.keys, "retrieved": found.entries}
 
     def draw(
@@ -256,12 +274,10 @@ class SelfLearningProcess:
           batch_size: of all hosts together.
           skip: batches left out at the start.
         """
-        hosts, host = jax.process_count(), jax.process_index()
-        columns = {"example": draw.examples, "update": draw.updates, "memory": draw.memory}
-        rows = {
-            k: np.split(v.reshape(-1, batch_size, *v.shape[1:])[skip:], hosts, axis=1)[host] for k, v in columns.items()
-        }
-        dataset = tf.data.Dataset.from_tensor_slices({k: v.reshape(-1, *v.shape[2:]) for k, v in rows.items()})
+        mine = _host_rows(len(draw.examples), batch_size, skip)
+        dataset = tf.data.Dataset.from_tensor_slices(
+            {"example": draw.examples[mine], "update": draw.updates[mine], "memory": draw.memory[mine]}
+        )
         memory_tokens = self._memory_tokens
 
         def gather(row):
@@ -277,8 +293,8 @@ class SelfLearningProcess:
             }
 
         dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        features = self._converter(dataset, self._lengths)
-        return features.batch(batch_size // hosts).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+        features = self._converter(dataset, self._fitted(asked, update_tokens))
+        return features.batch(batch_size // jax.process_count()).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
     def tokenised_updates(
         self, source: TokenisedExamples, updates: dict[str, list[Update]]
@@ -290,7 +306,8 @@ class SelfLearningProcess:
         """
         if not self.agent.explains:
             return tf.ragged.constant([[0]], tf.int32), [np.zeros(0, np.int64)] * len(source.examples)
-        texts, choices = [], []
+        texts: list[str] = []
+        choices = []
         for example in source.examples:
             own = updates.get(example.example_id, [])
             if not own:
@@ -303,12 +320,12 @@ class SelfLearningProcess:
 
     def as_prompt(self, example: Example) -> TokenisedExamples:
         """One example that no task holds."""
-        inputs = [self._vocabulary.encode(example.prompt) + [self._vocabulary.eos_id]]
+        inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id]]
         return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
 
     def attempt(self, params, asked: TokenisedExamples) -> list[Attempt]:
         """Decodes every example greedily and verifies the answers. `remember` comes first, for agents that do."""
-        found = self._retrieve(params, asked, rng=None)
+        found = self._retrieve(self.memory, params, asked, rng=None) if self.memory else None
         rows, batch_size = len(asked.examples), self._eval_batch_size
         filled = np.resize(np.arange(rows, dtype=np.int32), -(-rows // batch_size) * batch_size)
         memory = found.entries[filled] if found else np.zeros((len(filled), 0), np.int32)
@@ -316,32 +333,34 @@ class SelfLearningProcess:
         generated = []
         for batch in self.batches(asked, tf.ragged.constant([[0]], tf.int32), draw, batch_size):
             generated += self._write_out(params, batch["encoder_input_tokens"])
-        return self._verify(asked.examples, generated[:rows], found)
+        retrieved = _describe(self.memory, found) if self.memory and found else [[] for _ in range(rows)]
+        return self._verify(asked.examples, generated[:rows], retrieved)
 
     def _write_out(self, params, passages: np.ndarray) -> list[str]:
         tokens = self.solver.generate(params, passages, self._lengths["targets"])
         return [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
 
-    def _verify(self, asked: list[Example], generations: list[str], found: Retrieved | None) -> list[Attempt]:
+    def _verify(self, asked: list[Example], generations: list[str], retrieved: list[list[dict]]) -> list[Attempt]:
         predictions = [answers.parse_answer(generation) for generation in generations]
         expected = [example.answer for example in asked]
         exact, graded = self._exact(predictions, expected), self._graded(predictions, expected)
         return [
-            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], self._describe(found, i))
+            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], retrieved[i])
             for i, example in enumerate(asked)
         ]
 
-    def _describe(self, found: Retrieved | None, row: int) -> list[dict]:
-        if not found:
-            return []
-        return [
+
+def _describe(memory: EpisodicMemory, found: Retrieved) -> list[list[dict]]:
+    """What stood in the input of each row, for `Attempt.retrieved`."""
+    return [
+        [
             {
                 "query": f"axis {query}" if query else "key",
-                "update": self.memory.entries[entry].update,
-                "example_id": self.memory.entries[entry].example_id,
+                "update": memory.entries[entry].update,
+                "example_id": memory.entries[entry].example_id,
                 "distance": round(float(distance), 4),
             }
-            for entry, query, distance in zip(
-                found.entries[row], found.queries[row], found.distances[row], strict=True
-            )
+            for entry, query, distance in zip(*row, strict=True)
         ]
+        for row in zip(found.entries, found.queries, found.distances, strict=True)
+    ]

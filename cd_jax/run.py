@@ -67,9 +67,9 @@ def fill_memory(
 
 def make_process(agent: str, vocabulary: seqio.Vocabulary, entries: list[episodic.Entry]) -> SelfLearningProcess:
     """The process as gin configures it."""
-    solver = Solver(T5Config(), vocabularies.padded_size(vocabulary))
+    solver = Solver(T5Config(), vocabularies.padded_size(vocabulary))  # type: ignore[call-arg]  # gin binds the rest
     memory = episodic.EpisodicMemory(entries) if agent_named(agent).remembers else None
-    return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)
+    return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)  # type: ignore[call-arg]
 
 
 def run_name(agent: str, seed: int) -> str:

@@ -32,8 +32,8 @@ def show_tasks(
 
     Args:
       name: task or mixture; None lists all.
-      model_dir: where `updates.jsonl` and `vocabulary.model` are; without them the oracle explains, and the vocabulary of
-        the embedded worlds spells.
+      model_dir: where `updates.jsonl` and `vocabulary.model` are; without them the oracle explains, and the vocabulary
+        of the embedded worlds spells.
       split: `train`, `validation` or `test`.
       num_examples: shown.
       inputs: tokens of a passage, as in training.

@@ -5,8 +5,6 @@ import hashlib
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import gin
 import jax
@@ -15,7 +13,7 @@ import numpy as np
 from cd_jax import metrics, run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError, RunError
-from cd_jax.process import SelfLearningProcess, TokenisedExamples, tokenised
+from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.progress import ProgressLine
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import TrainState
@@ -138,68 +136,61 @@ class Trainer:
             print(f"[{self._name}] is done: {step} steps, stopped by {progress.stopped_by}", flush=True)
         else:
             self._write_set_up()
-            writer = metrics.open_writer(self._dir, step)
-            clock = TrainingClock(progress.train_seconds)
-            line = ProgressLine(self._name, self._budget.steps, step)
-            state = self._loop(state, recalled, progress, writer, clock, line, eval_period, log_period)
-            writer.close()
+            progress.stopped_by = ""
+            reporter = _Reporter(self._dir, self._name, self._budget, step, progress.train_seconds)
+            state = self._loop(state, recalled, progress, reporter, eval_period, log_period)
+            reporter.writer.close()
         self._keep_memory(state, progress)
         self._checkpoints.close()
 
-    def _loop(self, state, recalled, progress, writer, clock, line, eval_period: int, log_period: int) -> TrainState:
-        """Steps through the epochs; every `eval_period` steps an evaluation and a checkpoint."""
-        progress.stopped_by, losses = "", []
-        for step, batch, recalled in self._steps(lambda: state.params, int(state.step), recalled):
-            state, step_metrics = self._process.solver.train_step(state, batch, self._seed)
-            losses.append(step_metrics["loss"])
-            last = step == self._budget.steps
-            if step % log_period == 0 or last:
-                self._log(step, losses, writer, line, clock)
-                losses = []
-            if step % eval_period == 0 or last:
-                with line.paused():
-                    self._evaluate(step, state, progress, writer)
-                    progress.train_seconds = clock.seconds()
-                    progress.stopped_by = self._budget.verdict(step, progress)
-                    self._checkpoints.save(step, state, recalled, progress)
-            if progress.stopped_by:
-                return state
-        raise AssertionError("the stream of steps has no end")
-
-    def _steps(self, params: Callable[[], Any], step: int, recalled: dict[str, np.ndarray]) -> Iterator[tuple]:
-        """Endless (number of the step, batch, what memory recalled for its epoch), from `step` on."""
-        while True:
-            epoch, skip = divmod(step, self._proposal.steps_per_epoch)
+    def _loop(self, state, recalled, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> TrainState:
+        """Epochs of steps; every `eval_period` steps an evaluation and a checkpoint."""
+        step, per_epoch, losses = int(state.step), self._proposal.steps_per_epoch, []
+        while not progress.stopped_by:
+            epoch, skip = divmod(step, per_epoch)
             if skip == 0:
-                recalled = self._process.recall(params(), self._source, epoch, self._seed)
+                recalled = self._process.recall(state.params, self._source, epoch, self._seed)
             draw = self._process.draw(self._proposal, self._choices, recalled, epoch)
-            for batch in self._process.batches(
-                self._source, self._update_tokens, draw, self._proposal.batch_size, skip
-            ):
+            batches = self._process.batches(self._source, self._update_tokens, draw, self._proposal.batch_size, skip)
+            for batch in batches:
+                state, step_metrics = self._process.solver.train_step(state, batch, self._seed)
+                losses.append(step_metrics["loss"])
                 step += 1
-                yield step, batch, recalled
+                last = step == self._budget.steps
+                if step % log_period == 0 or last:
+                    self._log(step, losses, reporter)
+                    losses = []
+                if step % eval_period == 0 or last:
+                    with reporter.line.paused():
+                        self._evaluate(step, state, progress, reporter)
+                        self._checkpoints.save(step, state, recalled, progress)
+                if progress.stopped_by:
+                    break
+        return state
 
-    def _log(self, step: int, losses: list[jax.Array], writer, line: ProgressLine, clock: "TrainingClock") -> None:
+    def _log(self, step: int, losses: list[jax.Array], reporter: "_Reporter") -> None:
         loss = float(np.mean([np.asarray(loss) for loss in losses]))
         if not np.isfinite(loss):
             raise RunError(
-                f"{self._dir}: the loss is {loss} at step {step}; lower the learning rate and run again, "
+                f"{self._dir}: the loss is {loss} at step {step}; lower LEARNING_RATE and run again, "
                 f"which resumes from step {self._checkpoints.latest_step() or 0}"
             )
-        left = self._budget.seconds - clock.seconds() if self._budget.seconds else None
-        rate = line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
+        left = self._budget.seconds - reporter.seconds() if self._budget.seconds else None
+        rate = reporter.line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
         learning_rate = float(self._process.solver.learning_rate(step))
-        writer.write_scalars(step, {"loss": loss, "learning_rate": learning_rate, "examples_per_second": rate})
+        reporter.writer.write_scalars(step, {"loss": loss, "learning_rate": learning_rate, "examples_per_second": rate})
 
-    def _evaluate(self, step: int, state: TrainState, progress: Progress, writer) -> None:
-        """Decodes the validation split with keys of the current parameters."""
+    def _evaluate(self, step: int, state: TrainState, progress: Progress, reporter: "_Reporter") -> None:
+        """Decodes the validation split, with keys of the current parameters, and decides whether to go on."""
         self._process.remember(state.params)
         attempts = self._process.attempt(state.params, self._validation)
         error = 1.0 - float(np.mean([attempt.correct for attempt in attempts]))
         score = float(np.mean([attempt.score for attempt in attempts]))
-        progress.validation.append([step, error])
-        writer.write_scalars(step, {"validation_error": error, "validation_score": score})
+        reporter.writer.write_scalars(step, {"validation_error": error, "validation_score": score})
         print(f"[{self._name}] step {step} validation accuracy {1 - error:.3f} (n={len(attempts)})", flush=True)
+        progress.validation.append([step, error])
+        progress.train_seconds = reporter.seconds()
+        progress.stopped_by = self._budget.verdict(step, progress)
 
     def _keep_memory(self, state: TrainState, progress: Progress) -> None:
         """Leaves `memory/` with keys of the best parameters, which are those that are evaluated."""
@@ -212,15 +203,16 @@ class Trainer:
         self._process.memory.save(self._dir / "memory")
 
 
-class TrainingClock:
-    """Seconds of training, those of earlier processes included."""
+class _Reporter:
+    """Where a run tells how it goes: metrics, the progress line, the clock."""
 
-    def __init__(self, before: float):
-        """Starts."""
-        self._before, self._started = before, time.monotonic()
+    def __init__(self, directory: pathlib.Path, name: str, budget: Budget, step: int, seconds_before: float):
+        self.writer = metrics.open_writer(directory, step)
+        self.line = ProgressLine(name, budget.steps, step)
+        self._before, self._started = seconds_before, time.monotonic()
 
     def seconds(self) -> float:
-        """Until now."""
+        """Of training, those of earlier processes included."""
         return self._before + time.monotonic() - self._started
 
 

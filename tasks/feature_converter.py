@@ -1,6 +1,7 @@
 """From an example, its update and what memory holds of it, to what the solver sees."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import seqio
 import tensorflow as tf
@@ -25,19 +26,19 @@ class PassagesFeatureConverter(seqio.FeatureConverter):
     With `num_passages=0` there is one passage, the prompt. There is no packing: passages are encoded alone.
     """
 
-    TASK_FEATURES = {
+    TASK_FEATURES: ClassVar = {
         "inputs": FeatureSpec(dtype=tf.int32),
         "targets": FeatureSpec(dtype=tf.int32),
         "update": FeatureSpec(dtype=tf.int32),
         "memory": FeatureSpec(dtype=tf.int32, rank=2, sequence_dim=1),
     }
-    MODEL_FEATURES = {
+    MODEL_FEATURES: ClassVar = {
         "encoder_input_tokens": FeatureSpec(dtype=tf.int32, rank=2, sequence_dim=1),
         "decoder_target_tokens": FeatureSpec(dtype=tf.int32),
         "decoder_input_tokens": FeatureSpec(dtype=tf.int32),
         "decoder_loss_weights": FeatureSpec(dtype=tf.float32),
     }
-    PACKING_FEATURE_DTYPES = {}
+    PACKING_FEATURE_DTYPES: ClassVar = {}
 
     def __init__(self, vocabulary: seqio.Vocabulary, num_passages: int = 0, answer_weight: float = 1.0):
         """Makes the converter.

@@ -146,7 +146,8 @@ def subtasks(name: str) -> list[str]:
     """
     if name not in names():
         raise RequestError(
-            f"no task or mixture {name!r}; `cd_jax tasks` lists them (bAbI tasks outside the embedded worlds need --babi_dir)"
+            f"no task or mixture {name!r}; `cd_jax tasks` lists them "
+            "(bAbI tasks outside the embedded worlds need --babi_dir)"
         )
     return names()[name]
 

@@ -1,4 +1,4 @@
-"""The episodic memory (arXiv 2212.11353, section 3): at most `capacity` updates, found by the contexts they came from."""
+"""The episodic memory (arXiv 2212.11353, section 3): updates, found by the contexts that they came from."""
 
 import dataclasses
 import json
@@ -76,7 +76,8 @@ class EpisodicMemory:
         """
         if len(entries) <= num_queries:
             raise RequestError(
-                f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; bind it lower or distill more"
+                f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; "
+                "bind it lower or distill more"
             )
         if num_axes < num_queries - 1:
             raise RequestError(
@@ -162,5 +163,7 @@ def load_entries(directory: str | pathlib.Path) -> list[Entry]:
         try:
             entries.append(Entry(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise RequestError(f"{path}:{number}: not an entry of a memory ({error}); train again to write it") from error
+            raise RequestError(
+                f"{path}:{number}: not an entry of a memory ({error}); train again to write it"
+            ) from error
     return entries

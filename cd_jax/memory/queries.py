@@ -27,8 +27,8 @@ def principal_axes(keys: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 def candidate_queries(embeddings: jax.Array, mean: jax.Array, axes: jax.Array) -> jax.Array:
     """The key itself, then its projection onto each axis: `[rows, embed]` to `[rows, 1 + axes, embed]`.
 
-    A projection is a point of the key's space, on the line through the mean along the axis: what is nearest to it agrees
-    with the context in this one direction and is typical in all others.
+    A projection is a point of the key's space, on the line through the mean along the axis: what is nearest to it
+    agrees with the context in this one direction and is typical in all others.
     """
     coordinates = (embeddings - mean) @ axes.T
     projections = mean + coordinates[:, :, None] * axes[None]

@@ -94,7 +94,8 @@ def _curves(runs: list[Run], metric: str, label: str, palette: dict[str, str]) -
 
 def _read_runs(directory: pathlib.Path) -> tuple[list[Run], list[str]]:
     """The runs of an experiment, and a line about each thing that one would expect and that is not there."""
-    runs, absent = [], []
+    runs: list[Run] = []
+    absent: list[str] = []
     for folder in results_lib.run_dirs(directory):
         records = results_lib.read_results(folder)["runs"]
         if len(records) == 1:

@@ -145,8 +145,7 @@ def _draw_bar(ax: axes.Axes, centre: float, width: float, found: list[float], co
     if len(found) > 1:
         # Side by side by rank of the seed, so that equal accuracies do not hide one another.
         spread = [centre + width * 0.5 * (index / (len(found) - 1) - 0.5) for index in range(len(found))]
-        face = {"markerfacecolor": "white", "markeredgecolor": "#1f2630", "markeredgewidth": 0.8}
-        ax.plot(spread, found, "o", markersize=3.4, **face)
+        ax.plot(spread, found, "o", markersize=3.4, mfc="white", mec="#1f2630", mew=0.8)
     ax.annotate(
         f"{mean:.2f}", (centre, max(found)), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=8.5
     )

@@ -132,7 +132,9 @@ def merge(directory: str | os.PathLike[str]) -> Json:
     Raises:
       RequestError: a results.json is wrong, there is none, or two folders hold the same run.
     """
-    metas, runs, seen = [], [], {}
+    metas: list[Json] = []
+    runs: list[Json] = []
+    seen: dict[tuple, pathlib.Path] = {}
     for folder in run_dirs(directory):
         found = read_results(folder)
         metas.append(found.get("meta", {}))

@@ -48,6 +48,7 @@ class Column:
 
     @property
     def name(self) -> str:
+        """The task, with its role where that is the source."""
         return f"source {self.task}" if self.role == "source" else self.task
 
     @property
@@ -59,6 +60,7 @@ class Column:
 
     @property
     def header(self) -> str:
+        """What stands above the column."""
         name = f"{self.name}, pairwise in parentheses" if self.has_pairs else self.name
         return f"{name} ({self.size})" if self.size else name
 

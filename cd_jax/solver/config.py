@@ -11,7 +11,8 @@ class T5Config:
     """Hyper-parameters of T5 1.1, named as in T5X's `network.T5Config`.
 
     Attributes:
-      vocab_size: rows of the embedding; 0 takes the vocabulary's size up to the next multiple of 128, which shards evenly.
+      vocab_size: rows of the embedding; 0 takes the vocabulary's size up to the next multiple of 128, which shards
+        evenly.
       emb_dim: width of the residual stream.
       num_heads: attention heads, in every layer.
       head_dim: width of one head.

@@ -1,7 +1,7 @@
 """Layers of T5 1.1 in Flax Linen (arXiv 1910.10683, 2002.05202), every parameter with logical axis names.
 
-The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`; `partitioning.py` maps them to the mesh.
-Kernels of the attention keep heads and head width in one axis, `joined_kv`, so that a model axis longer than the
+The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`; `partitioning.py` maps them to the
+mesh. Kernels of the attention keep heads and head width in one axis, `joined_kv`, so that a model axis longer than the
 number of heads still divides it.
 """
 
@@ -20,8 +20,10 @@ def _kernel(init, *names):
     return nn.with_logical_partitioning(init, names)
 
 
-def dense(config: T5Config, features: int, names: tuple[str, str], name: str | None = None, scale: float = 1.0) -> nn.Dense:
-    # T5 1.1 has no biases anywhere, and initialises by fan-in.
+def dense(
+    config: T5Config, features: int, names: tuple[str, str], name: str | None = None, scale: float = 1.0
+) -> nn.Dense:
+    """A linear layer with named axes. T5 1.1 has no biases anywhere, and initialises by fan-in."""
     init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
     return nn.Dense(features, use_bias=False, dtype=config.dtype, kernel_init=_kernel(init, *names), name=name)
 

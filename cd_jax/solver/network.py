@@ -55,6 +55,7 @@ class T5(nn.Module):
     config: T5Config
 
     def setup(self):
+        """Makes the submodules; several methods share them."""
         config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
         self.token_embedder = nn.Embed(config.vocab_size, config.emb_dim, dtype=config.dtype, embedding_init=init)

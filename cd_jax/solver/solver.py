@@ -26,7 +26,7 @@ Batch = dict[str, np.ndarray]
 class TrainState(struct.PyTreeNode):
     """What a checkpoint holds of the solver: `step` is the number of updates done."""
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 
@@ -65,7 +65,9 @@ class Solver:
         self._shardings = self._state_shardings()
         replicated = NamedSharding(self.mesh, PartitionSpec())
         self._train_step = jax.jit(
-            self._update, donate_argnums=0, out_shardings=(self._shardings, {"loss": replicated, "grad_norm": replicated})
+            self._update,
+            donate_argnums=0,
+            out_shardings=(self._shardings, {"loss": replicated, "grad_norm": replicated}),
         )
         self._generate = jax.jit(self._greedy, static_argnames="max_length", out_shardings=replicated)
         self._embed = jax.jit(self._pool, out_shardings=replicated)
@@ -87,9 +89,7 @@ class Solver:
     def _state_shardings(self) -> TrainState:
         boxed, state = jax.eval_shape(lambda: self._init(0)), jax.eval_shape(lambda: self._make_state(0))
         params = partitioning.parameter_shardings(self.mesh, boxed)
-        opt_state = partitioning.optimizer_shardings(
-            self.mesh, self._optimizer, state.opt_state, state.params, params
-        )
+        opt_state = partitioning.optimizer_shardings(self.mesh, self._optimizer, state.opt_state, state.params, params)
         return TrainState(NamedSharding(self.mesh, PartitionSpec()), params, opt_state)
 
     def init(self, seed: int) -> TrainState:
@@ -103,8 +103,8 @@ class Solver:
 
     # Training
 
-    def _loss(self, params: Any, batch: Batch, dropout_key: jax.Array) -> jax.Array:
-        logits = self._network.apply(
+    def _loss(self, params: Any, batch: dict[str, jax.Array], dropout_key: jax.Array) -> jax.Array:
+        logits: Any = self._network.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
@@ -115,7 +115,9 @@ class Solver:
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"]
         )
 
-    def _update(self, state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    def _update(
+        self, state: TrainState, batch: dict[str, jax.Array], seed: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
         loss, grads = jax.value_and_grad(self._loss)(state.params, batch, dropout_key)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
@@ -177,7 +179,7 @@ class Solver:
         batch = partitioning.shard_batch(self.mesh, {"tokens": tokens})
         return np.asarray(self._on_mesh(self._generate, params, batch["tokens"], max_length=max_length))
 
-    def _pool(self, params: Any, tokens: jax.Array) -> jax.Array:
+    def _pool(self, params: Any, tokens: jax.Array) -> Any:
         return self._network.apply({"params": params}, tokens, method="pool")
 
     def embed(self, params: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:

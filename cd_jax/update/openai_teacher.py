@@ -113,7 +113,7 @@ class OpenAITeacher:
         try:
             response = self._client.chat.completions.create(
                 model=self.name, messages=[{"role": "user", "content": prompt}], seed=seed, **self._sampling
-            )
+            )  # type: ignore[call-overload]  # the sampling settings are the caller's
         except (openai.OpenAIError, json.JSONDecodeError) as error:
             failure = self._failure(error)
         else:
@@ -175,7 +175,7 @@ def _shown_url(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        parts = host = port = None
+        parts, host, port = None, None, None
     if not parts or parts.scheme not in ("http", "https") or not host:
         raise RequestError(
             "the teacher's base URL is not an http(s) one: mend OpenAITeacher.base_url or OPENAI_BASE_URL"

@@ -1,7 +1,8 @@
 """Embedded worlds: bAbI-like stories made afresh, for where the original files are not at hand.
 
-Written after the description of the tasks in arXiv 1502.05698 (tasks 1, 2, 6, 9, 11, 12 and 13), with the phrasing of the
-released files, so that a solver meets the same language. Stories come from a seed: a split is the same on every machine.
+Written after the description of the tasks in arXiv 1502.05698 (tasks 1, 2, 6, 9, 11, 12 and 13), with the phrasing of
+the released files, so that a solver meets the same language. Stories come from a seed: a split is the same on every
+machine.
 """
 
 import functools
@@ -161,7 +162,9 @@ def _stories(number: int, sentences: range, seed: int) -> Iterator[Story]:
 
 
 @functools.lru_cache(maxsize=128)
-def read(number: int, split: str, task: str, size: int, sentences: range = range(2, 11), seed: int = 0) -> list[Example]:
+def read(
+    number: int, split: str, task: str, size: int, sentences: range = range(2, 11), seed: int = 0
+) -> list[Example]:
     """Distinct examples of one of the embedded worlds.
 
     Args:

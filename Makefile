@@ -1,0 +1,49 @@
+# `make demo` and `make test` are all the set-up there is: both make .venv and install into it when something changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: install demo demo-small test test-slow lint format types vocabulary clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# The main job on embedded data: three agents, source and target accuracy, runs/demo/report.html.
+demo: install
+	$(BIN)/cd_jax demo --model_dir=runs/demo
+
+# The same, so short that nothing is learnt: does every stage run?
+demo-small: install
+	rm -rf runs/demo-small
+	$(BIN)/cd_jax demo --model_dir=runs/demo-small --gin.TRAIN_STEPS=20 --gin.EVAL_PERIOD=10 --gin.train.log_period=10 \
+	  --gin.train.eval_per_task=4 --gin.EVAL_PER_TASK=4
+
+test: install
+	$(BIN)/python -m pytest -q
+
+# Minutes rather than seconds.
+test-slow: install
+	$(BIN)/python -m pytest -q -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install
+	$(BIN)/mypy cd_jax
+
+# Trains the vocabulary of the embedded worlds anew, after they changed.
+vocabulary: install
+	$(BIN)/python -c "from cd_jax.tasks import vocabulary as v; v.EMBEDDED.write_bytes(v.train(v.embedded_texts(), 4000))"
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
