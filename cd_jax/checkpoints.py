@@ -1,15 +1,17 @@
 """Checkpoints of a run, through Orbax: saved asynchronously, restored exactly, refused where they are not its own."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from cd_jax.errors import RequestError
+from cd_jax.errors import RequestError, RunError
 from cd_jax.solver.solver import TrainState
 
 
@@ -65,6 +67,9 @@ class Checkpoints:
             )
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=None if self._read_only else policy,
+                # Without it Orbax does not keep the metrics, and a resumed run would keep all checkpoints before it.
+                best_fn=None if self._read_only else (lambda metrics: metrics["error"]),
+                best_mode="min",
                 read_only=self._read_only,
                 cleanup_tmp_directories=not self._read_only,
             )
@@ -116,7 +121,11 @@ class Checkpoints:
         return self._open().restore(step, args=args)["state"].params
 
     def save(self, step: int, state: TrainState, recalled: dict[str, np.ndarray], progress: Progress) -> None:
-        """Starts to save; returns once the state is copied off the devices. `recalled` is empty without memory."""
+        """Starts to save; returns once the state is copied off the devices. `recalled` is empty without memory.
+
+        Raises:
+          RunError: this checkpoint, or the one before it, cannot be written.
+        """
         items = {
             "state": ocp.args.StandardSave(state),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
@@ -125,11 +134,24 @@ class Checkpoints:
             items["memory"] = ocp.args.StandardSave(recalled)
         args = ocp.args.Composite(**items)
         error = progress.validation[-1][1] if progress.validation else 1.0
-        self._open().save(step, args=args, metrics={"error": float(error), "step": step}, force=True)
+        with self._writing():
+            self._open().save(step, args=args, metrics={"error": float(error), "step": step}, force=True)
 
     def close(self) -> None:
-        """Waits until all is on disk."""
+        """Waits until all is on disk. Raises RunError where it cannot be written."""
         if self._manager:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            with self._writing():
+                self._manager.wait_until_finished()
+                self._manager.close()
             self._manager = None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # TensorStore reports a full disk as a ValueError, which ends in what the system said.
+            raise RunError(
+                f"{self._directory}: a checkpoint cannot be written ({str(error).rpartition(': ')[2]}); "
+                f"mend it and run again, which resumes from step {self.latest_step() or 0}"
+            ) from error

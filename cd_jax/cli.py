@@ -1,30 +1,33 @@
 """The command line: verbs, flags, gin, and errors in one line."""
 
 import argparse
+import contextlib
 import difflib
-import errno
 import logging
 import os
 import pathlib
 import re
 import sys
+import tokenize
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cd_jax.errors import RequestError, RunError
 
 VERBS = {
-    "demo": "the main job: distil, train, evaluate and compare the three agents, write the report",
-    "tasks": "list tasks and mixtures; `tasks NAME` prints examples as the model sees them",
-    "distill": "a teacher explains the source task: writes updates.jsonl and the vocabulary",
+    "demo": "the main job: distil, train, evaluate and compare three agents",
+    "tasks": "list tasks; `tasks NAME` prints examples as the model sees them",
+    "distill": "let a teacher explain the source task: updates.jsonl, vocabulary",
     "train": "fine-tune the solver of one agent on the source task",
-    "eval": "decode source and target tasks with a trained run, write its results.json",
+    "eval": "decode source and targets with a trained run: results.json",
     "infer": "decode a task or a --prompt with a trained run",
     "report": "gather results into a table, results.json and report.html",
 }
 # The gin file that a verb reads where none is given; eval and infer read the run's own.
 DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill", "train", "eval", "infer")}
 DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
+# The two ways in which gin says that a macro has no value.
+_UNBOUND = re.compile(r"(?:^|\s)'?([A-Z_][A-Z_0-9]*)/(?:gin\.)?macro(?:\.value set to `%gin\.REQUIRED`|' in config)")
 _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
@@ -94,16 +97,18 @@ def _find_gin(name: str) -> str:
 
 
 def _gin_files(args: argparse.Namespace) -> list[str]:
-    """The files asked for; else a run's own config.gin where the verb evaluates one; else the verb's."""
+    """The files asked for, else the verb's; before them, where a verb evaluates a run, the verb's and the run's own."""
     files = list(args.gin_file)
     if args.verb == "demo" and not files:
         paper = args.direction or ("babi_to_com2sense" if args.babi_dir or args.com2sense_dir else None)
         return [_find_gin(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"])]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
-    if not files and args.verb in ("eval", "infer"):
-        if not own.is_file():
+    if args.verb in ("eval", "infer"):
+        if not own.is_file() and not files:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
-        return [str(own)]
+        # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
+        run = [str(own)] if own.is_file() else []
+        return [_find_gin(DEFAULT_GIN[args.verb]), *run, *map(_find_gin, files)]
     return [_find_gin(name) for name in files or [DEFAULT_GIN[args.verb]] if name]
 
 
@@ -115,7 +120,10 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     """
     import gin
 
-    from cd_jax import configurables  # noqa: F401  Registers all that gin can bind.
+    from cd_jax import (
+        bindings,
+        configurables,  # noqa: F401  Registers all that gin can bind.
+    )
 
     statements = statements + [
         f"{macro} = {value!r}"
@@ -130,16 +138,35 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     logging.disable(logging.ERROR)
     try:
         for file in _gin_files(args):
-            gin.parse_config_file(file)
+            with _naming(file):
+                gin.parse_config_file(file)
         known = _macros_read(gin.config_str())
         for statement in statements:
             _check_macro(statement, known)
-            gin.parse_config(statement)
-        gin.finalize()
-    except (ValueError, TypeError, NameError, AttributeError, SyntaxError, OSError, LookupError, ImportError) as error:
-        raise RequestError(_one_line(f"gin: {error}")) from error
+            with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
+                gin.parse_config(statement)
+        with _naming("gin"):
+            gin.finalize()
     finally:
         logging.disable(logging.NOTSET)
+    bindings.check_values()
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Turns what gin raises, which is of many kinds and several lines, into an error that begins with its place."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error)
+        if unbound := _UNBOUND.search(text):
+            raise RequestError(f"{unbound[1]} is not bound; give --gin.{unbound[1]}=VALUE") from error
+        # The place in the statement of a flag says nothing that the flag itself does not say.
+        text = re.split(r"\n\s*(?:In bindings string|Failed to parse token)", text)[0]
+        if "malformed node" in text or isinstance(error, SyntaxError | tokenize.TokenError):
+            text = "not a value of Python; brackets must close, and text is quoted twice: --gin.NAME=\"'text'\""
+            text += f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.filename else ""
+        raise RequestError(f"{what}: {text}") from error
 
 
 def _folder(path: str | None) -> str | None:
@@ -189,8 +216,9 @@ def _run(arguments: Sequence[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
 
-    # Orbax and SeqIO tell of their own settings as warnings; what the user must know, we say.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Orbax and SeqIO tell of their own settings as warnings, and Orbax logs the traceback of a failed save before it
+    # raises; what the user must know, we say.
+    absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)
     if args.verb != "report":
         _configure(args, statements)
     _verb(args)()
@@ -205,22 +233,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         _run(arguments)
-    except RequestError as error:
-        return _fail(error, 2, arguments)
-    except RunError as error:
-        return _fail(error, 1, arguments)
     except KeyboardInterrupt:
-        return _fail(RunError("interrupted; the same command goes on from the last checkpoint"), 1, [])
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        what = f"{error.filename or 'the disk'}: {error.strerror}; mend it and run again, which resumes"
-        return _fail(RunError(what), 1, arguments)
+        return _fail("interrupted; the same command goes on from the last checkpoint", 1)
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        return _fail(*_told(_original(error)))
     return 0
 
 
-def _fail(error: Exception, status: int, arguments: Sequence[str]) -> int:
-    if "--debug" in arguments:
-        traceback.print_exception(error)
-    print(f"cd_jax: {_one_line(error)}", file=sys.stderr)
+def _original(error: BaseException) -> BaseException:
+    """The error that was raised, where gin put others around it that tell the calls it came through."""
+    while "\n  In call to configurable" in str(error) and error.__context__:
+        error = error.__context__
+    return error
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit status."""
+    if isinstance(error, RequestError | RunError):
+        return str(error), 2 if isinstance(error, RequestError) else 1
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the disk'}: {error.strerror or error}; mend it and run again, which resumes", 1
+    return f"{type(error).__name__}: {error} (unforeseen; run again with --debug to see where)", 1
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"cd_jax: {_one_line(text)}", file=sys.stderr)
     return status

@@ -11,7 +11,7 @@ from cd_jax.errors import RequestError
 from cd_jax.evaluate import evaluate
 from cd_jax.progress import clock
 from cd_jax.report.verb import report
-from cd_jax.run import run_name
+from cd_jax.run import agent_named, make_solver, run_name
 from cd_jax.train import train
 
 _RECORD = "config.gin"
@@ -33,6 +33,10 @@ def demo(model_dir: str, agents: list[str], seeds: list[int]) -> None:
     """
     started, directory = time.monotonic(), pathlib.Path(model_dir)
     _check_record(directory)
+    for agent in agents:
+        agent_named(agent)
+    # Made and thrown away: bindings that do not go together are to show before anything is written.
+    make_solver(128)
     distill(model_dir)
     (directory / _RECORD).write_text(gin.config_str(), encoding="utf-8")
     for seed in seeds:

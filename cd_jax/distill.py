@@ -1,6 +1,7 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
 import json
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -52,11 +53,18 @@ def distill(
     """
     tasks.register(**data())
     examples = tasks.examples(source, "train")
-    texts = [example.prompt for name in (source, *targets) for example in tasks.examples(name, "train")]
+    texts = []
+    for name in (source, *targets):
+        texts += [example.prompt for example in tasks.examples(name, "train")]
+        # Read for their errors alone: a malformed line is to show now, and not when training is over.
+        tasks.examples(name, "validation"), tasks.examples(name, "test")
     generations = read_attempts(attempts) if attempts else {}
+    if vocabulary:
+        vocabularies.load(vocabulary)  # For its errors, before a teacher is paid.
     path = pathlib.Path(model_dir) / "updates.jsonl"
     done = store.read_grouped(path) if path.exists() else {}
     _check_same(path, examples, done, seed)
+    store.repair(path)
     waiting = [example for example in examples if len(done.get(example.example_id, ())) < num_updates]
     if waiting:
         _explain(path, waiting, done, teacher(), generations, num_updates, seed)
@@ -66,7 +74,10 @@ def distill(
     if not kept.exists():
         texts += [f"answer: {example.answer}" for example in examples] + [update.update for update in updates]
         model = pathlib.Path(vocabulary).read_bytes() if vocabulary else None
-        kept.write_bytes(model or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
+        # In one piece: half of one would be taken for the whole by the next call.
+        temporary = kept.with_suffix(".tmp")
+        temporary.write_bytes(model or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
+        os.replace(temporary, kept)
 
 
 def _check_same(path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], seed: int) -> None:
@@ -120,9 +131,12 @@ def read_attempts(path: str) -> dict[str, str]:
     if not pathlib.Path(path).is_file():
         raise RequestError(f"{path}: no such file; `cd_jax infer` writes attempts into model_dir/inference/")
     generations = {}
-    for number, line in enumerate(pathlib.Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
+    for number, line in enumerate(pathlib.Path(path).read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
             record = json.loads(line)
+            if not isinstance(record["generation"], str):
+                raise TypeError("its generation is not text")
             generations[record["example_id"]] = record["generation"]
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(

@@ -57,10 +57,15 @@ class TrainedRun:
 
     def attempt(self, task: str, split: str, per_task: int | None) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
-        attempts = self.process.attempt(self.params, tokenised(task, split, per_task))
+        attempts = self.process.attempt(self.params, self.process.eval_feed(tokenised(task, split, per_task)))
         lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
         results.write_text(self.directory / "inference" / f"{task}-{self.best_step}.jsonl", "".join(lines))
         return attempts
+
+    def attempt_prompt(self, prompt: str) -> Attempt:
+        """Decodes a prompt that stands in no task."""
+        asked = self.process.as_prompt(Example("", "", prompt, "", ""))
+        return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
 
 
 def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def infer(model_dir: str, task: str | None = None, split: str = "test", per_task
         attempts = trained.attempt(task, split, per_task)
         print(f"{len(attempts)} generations in {trained.directory / 'inference'}/{task}-{trained.best_step}.jsonl")
         return
-    attempt = trained.process.attempt(trained.params, trained.process.as_prompt(Example("", "", prompt, "", "")))[0]
+    attempt = trained.attempt_prompt(prompt)
     for found in attempt.retrieved:
         print(f"retrieved ({found['query']}, distance {found['distance']}): {found['update']}")
     print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")

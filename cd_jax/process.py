@@ -4,19 +4,19 @@ The policies do not know one another; what passes between them passes through he
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import gin
-import jax
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.feed import Draw, Feed, TokenisedExamples, longest
 from cd_jax.memory.episodic import EpisodicMemory, Retrieved
 from cd_jax.proposal.iterator import DeterministicIterator
-from cd_jax.solver.solver import Batch, Solver
+from cd_jax.solver.solver import Solver
 from cd_jax.tasks.feature_converter import PassagesFeatureConverter
 from cd_jax.types import Example, Update
 from cd_jax.verifier import answers
@@ -42,34 +42,7 @@ AGENTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TokenisedExamples:
-    """A split of a task: the examples, and what SeqIO makes of them.
-
-    Attributes:
-      examples: in the order of the SeqIO datasets.
-      inputs: ragged int32 `[examples, (length)]`.
-      targets: ragged int32 `[examples, (length)]`.
-    """
-
-    examples: list[Example]
-    inputs: tf.RaggedTensor
-    targets: tf.RaggedTensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """What an epoch, or an evaluation, shows the solver, in order.
-
-    Attributes:
-      examples: int32 `[rows]`, indices of examples.
-      updates: int32 `[rows]`, indices of updates; -1 for none.
-      memory: int32 `[rows, passages]`, indices of memory entries.
-    """
-
-    examples: np.ndarray
-    updates: np.ndarray
-    memory: np.ndarray
+_NO_UPDATES = tf.ragged.constant([[0]], tf.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +108,6 @@ def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
-def _longest(tokens: tf.RaggedTensor) -> int:
-    return int(tokens.row_lengths().numpy().max())
-
-
-def _host_rows(rows: int, batch_size: int, skip: int) -> np.ndarray:
-    """Which of the rows this host loads: its share of every batch but the first `skip`."""
-    batches = np.arange(rows).reshape(-1, batch_size)[skip:]
-    return np.split(batches, jax.process_count(), axis=1)[jax.process_index()].reshape(-1)
-
-
 @gin.configurable
 class SelfLearningProcess:
     """Joins the five policies for one agent."""
@@ -186,10 +149,6 @@ class SelfLearningProcess:
         self._exact, self._graded = answers.ExactMatch(), verifier()
         texts = [entry.update for entry in memory.entries] if memory else [""]
         self._memory_tokens = vocabulary.encode_tf(tf.constant(texts))
-        if memory:
-            prompts = vocabulary.encode_tf(tf.constant([entry.prompt for entry in memory.entries]))
-            ends = tf.fill([len(texts), 1], vocabulary.eos_id)
-            self._memory_contexts = tf.concat([prompts, ends], 1)
 
     def check_batch_size(self, name: str, batch_size: int) -> int:
         """The batch size, where the mesh divides it.
@@ -204,29 +163,35 @@ class SelfLearningProcess:
 
     def _fitted(self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor) -> dict[str, int]:
         """`sequence_length`, or less where nothing of this task is so long: padding costs as much as words do."""
-        longest = {"inputs": _longest(asked.inputs), "targets": _longest(asked.targets) + _longest(update_tokens)}
+        needed = {"inputs": longest(asked.inputs), "targets": longest(asked.targets) + longest(update_tokens)}
         if self.memory:
-            longest["inputs"] += _longest(self._memory_tokens) + len(self._vocabulary.encode("1:"))
-        inputs, targets = (min(self._lengths[k], -(-longest[k] // 8) * 8) for k in ("inputs", "targets"))
+            said = longest(self._memory_tokens)
+            ordinal = len(self._vocabulary.encode(f"{self._passages}:"))
+            # The converter gives what memory says at most half of a passage: a short question must not cut it.
+            needed["inputs"] = max(ordinal + said + needed["inputs"], 2 * said)
+        inputs, targets = (min(self._lengths[k], -(-needed[k] // 8) * 8) for k in ("inputs", "targets"))
         return {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
 
     # Memory
 
     def _embed(self, params, inputs: tf.RaggedTensor) -> np.ndarray:
-        length = min(self._lengths["inputs"], -(-_longest(inputs) // 8) * 8)
+        length = min(self._lengths["inputs"], -(-longest(inputs) // 8) * 8)
         contexts = inputs[:, -length:].to_tensor(shape=(None, length)).numpy()
         return self.solver.embed(params, contexts, self._eval_batch_size)
 
     def remember(self, params) -> None:
         """Writes the memory's keys with the current parameters."""
         if self.memory:
-            self.memory.write(self._embed(params, self._memory_contexts))
+            contexts = {entry.example_id: entry.prompt for entry in self.memory.entries}
+            prompts = self._vocabulary.encode_tf(tf.constant(list(contexts.values())))
+            inputs = tf.concat([prompts, tf.fill([len(contexts), 1], self._vocabulary.eos_id)], 1)
+            self._write_keys(self.memory, list(contexts), self._embed(params, inputs))
 
-    def _retrieve(
-        self, memory: EpisodicMemory, params, asked: TokenisedExamples, rng: np.random.Generator | None
-    ) -> Retrieved:
-        ids = [example.example_id for example in asked.examples]
-        return memory.retrieve(self._embed(params, asked.inputs), ids, rng)
+    @staticmethod
+    def _write_keys(memory: EpisodicMemory, example_ids: list[str], embeddings: np.ndarray) -> None:
+        """Keys from the embeddings of the entries' examples; entries of one example share theirs."""
+        row = {example_id: i for i, example_id in enumerate(example_ids)}
+        memory.write(embeddings[[row[entry.example_id] for entry in memory.entries]])
 
     # Training
 
@@ -239,8 +204,10 @@ class SelfLearningProcess:
         """
         if not self.memory:
             return {}
-        self.remember(params)
-        found = self._retrieve(self.memory, params, source, np.random.default_rng((seed, epoch, 2)))
+        # The entries' contexts are among the source's: each is encoded once, as key and as query.
+        example_ids, embeddings = source.ids(), self._embed(params, source.inputs)
+        self._write_keys(self.memory, example_ids, embeddings)
+        found = self.memory.retrieve(embeddings, example_ids, np.random.default_rng((seed, epoch, 2)))
         return {"keys": self.memory.keys, "retrieved": found.entries}
 
     def draw(
@@ -262,39 +229,21 @@ class SelfLearningProcess:
         memory = recalled["retrieved"][order] if recalled else np.zeros((len(order), 0), np.int32)
         return Draw(order.astype(np.int32), updates.astype(np.int32), memory)
 
-    def batches(
-        self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor, draw: Draw, batch_size: int, skip: int = 0
-    ) -> Iterator[Batch]:
-        """The model features of a draw, this host's rows of each batch.
+    def feed(self, asked: TokenisedExamples, batch_size: int, update_tokens: tf.RaggedTensor | None = None) -> Feed:
+        """The input pipeline of a split.
 
         Args:
           asked: the examples.
-          update_tokens: ragged `[updates, (length)]`.
-          draw: rows, a multiple of the batch size.
           batch_size: of all hosts together.
-          skip: batches left out at the start.
+          update_tokens: of `tokenised_updates`; None where there is nothing to learn from.
         """
-        mine = _host_rows(len(draw.examples), batch_size, skip)
-        dataset = tf.data.Dataset.from_tensor_slices(
-            {"example": draw.examples[mine], "update": draw.updates[mine], "memory": draw.memory[mine]}
-        )
-        memory_tokens = self._memory_tokens
+        tokens = _NO_UPDATES if update_tokens is None else update_tokens
+        lengths = self._fitted(asked, tokens)
+        return Feed(asked, tokens, self._memory_tokens, self._passages, self._converter, lengths, batch_size)
 
-        def gather(row):
-            update = tf.cond(
-                row["update"] < 0, lambda: tf.zeros([0], tf.int32), lambda: update_tokens[tf.maximum(row["update"], 0)]
-            )
-            memory = tf.gather(memory_tokens, row["memory"]).to_tensor()
-            return {
-                "inputs": asked.inputs[row["example"]],
-                "targets": asked.targets[row["example"]],
-                "update": update,
-                "memory": tf.ensure_shape(memory, [self._passages, None]),
-            }
-
-        dataset = dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        features = self._converter(dataset, self._fitted(asked, update_tokens))
-        return features.batch(batch_size // jax.process_count()).prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    def eval_feed(self, asked: TokenisedExamples) -> Feed:
+        """The input pipeline for `attempt`."""
+        return self.feed(asked, self._eval_batch_size)
 
     def tokenised_updates(
         self, source: TokenisedExamples, updates: dict[str, list[Update]]
@@ -305,7 +254,7 @@ class SelfLearningProcess:
           RequestError: an example has none.
         """
         if not self.agent.explains:
-            return tf.ragged.constant([[0]], tf.int32), [np.zeros(0, np.int64)] * len(source.examples)
+            return _NO_UPDATES, [np.zeros(0, np.int64)] * len(source.examples)
         texts: list[str] = []
         choices = []
         for example in source.examples:
@@ -323,15 +272,21 @@ class SelfLearningProcess:
         inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id]]
         return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
 
-    def attempt(self, params, asked: TokenisedExamples) -> list[Attempt]:
-        """Decodes every example greedily and verifies the answers. `remember` comes first, for agents that do."""
-        found = self._retrieve(self.memory, params, asked, rng=None) if self.memory else None
+    def attempt(self, params, feed: Feed) -> list[Attempt]:
+        """Decodes every example greedily and verifies the answers. `remember` comes first, for agents that do.
+
+        Args:
+          params: of the solver.
+          feed: of `eval_feed`.
+        """
+        asked = feed.asked
+        found = self.memory.retrieve(self._embed(params, asked.inputs), asked.ids()) if self.memory else None
         rows, batch_size = len(asked.examples), self._eval_batch_size
         filled = np.resize(np.arange(rows, dtype=np.int32), -(-rows // batch_size) * batch_size)
         memory = found.entries[filled] if found else np.zeros((len(filled), 0), np.int32)
         draw = Draw(filled, np.full(len(filled), -1, np.int32), memory)
         generated = []
-        for batch in self.batches(asked, tf.ragged.constant([[0]], tf.int32), draw, batch_size):
+        for batch in feed.batches(draw):
             generated += self._write_out(params, batch["encoder_input_tokens"])
         retrieved = _describe(self.memory, found) if self.memory and found else [[] for _ in range(rows)]
         return self._verify(asked.examples, generated[:rows], retrieved)

@@ -65,9 +65,22 @@ def fill_memory(
     return episodic.choose_entries(examples, updates, capacity, seed) if agent_named(agent).remembers else []
 
 
+def make_solver(vocab_size: int) -> Solver:
+    """The solver as gin configures it.
+
+    Raises:
+      RequestError: its bindings do not go together.
+    """
+    try:
+        return Solver(T5Config(), vocab_size)  # type: ignore[call-arg]  # gin binds the rest
+    except ValueError as error:
+        # Of optax: what it says is in the first line, what gin adds in those after it.
+        raise RequestError(f"the bindings of the solver do not go together: {str(error).splitlines()[0]}") from error
+
+
 def make_process(agent: str, vocabulary: seqio.Vocabulary, entries: list[episodic.Entry]) -> SelfLearningProcess:
-    """The process as gin configures it."""
-    solver = Solver(T5Config(), vocabularies.padded_size(vocabulary))  # type: ignore[call-arg]  # gin binds the rest
+    """The process as gin configures it. Raises RequestError as `make_solver` does."""
+    solver = make_solver(vocabularies.padded_size(vocabulary))
     memory = episodic.EpisodicMemory(entries) if agent_named(agent).remembers else None
     return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)  # type: ignore[call-arg]
 

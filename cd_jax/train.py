@@ -91,12 +91,13 @@ class Trainer:
         self._vocabulary_path = vocabulary_path
         vocabulary = run.use_vocabulary(vocabulary_path)
         self._source = tokenised(source, "train")
-        self._validation = tokenised(source, "validation", eval_per_task)
         self._process: SelfLearningProcess = run.make_process(
             agent, vocabulary, run.fill_memory(agent, self._source.examples, updates, seed)
         )
         self._batch_size = self._process.check_batch_size("batch_size", batch_size)
-        self._update_tokens, self._choices = self._process.tokenised_updates(self._source, updates)
+        update_tokens, self._choices = self._process.tokenised_updates(self._source, updates)
+        self._feed = self._process.feed(self._source, batch_size, update_tokens)
+        self._validation = self._process.eval_feed(tokenised(source, "validation", eval_per_task))
         self._proposal = DeterministicIterator(len(self._source.examples), batch_size, seed)
         self._identity = {
             "agent": agent,
@@ -130,6 +131,13 @@ class Trainer:
 
     def run(self, eval_period: int, log_period: int) -> None:
         """Trains to the end. See `train`."""
+        try:
+            self._run(eval_period, log_period)
+        finally:
+            # Whatever happened: what is on its way to the disk must arrive.
+            self._checkpoints.close()
+
+    def _run(self, eval_period: int, log_period: int) -> None:
         state, recalled, progress = self._start()
         step = int(state.step)
         if progress.stopped_by and self._budget.verdict(step, progress):
@@ -138,12 +146,10 @@ class Trainer:
             self._write_set_up()
             progress.stopped_by = ""
             reporter = _Reporter(self._dir, self._name, self._budget, step, progress.train_seconds)
-            state = self._loop(state, recalled, progress, reporter, eval_period, log_period)
+            self._loop(state, recalled, progress, reporter, eval_period, log_period)
             reporter.writer.close()
-        self._keep_memory(state, progress)
-        self._checkpoints.close()
 
-    def _loop(self, state, recalled, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> TrainState:
+    def _loop(self, state, recalled, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> None:
         """Epochs of steps; every `eval_period` steps an evaluation and a checkpoint."""
         step, per_epoch, losses = int(state.step), self._proposal.steps_per_epoch, []
         while not progress.stopped_by:
@@ -151,8 +157,7 @@ class Trainer:
             if skip == 0:
                 recalled = self._process.recall(state.params, self._source, epoch, self._seed)
             draw = self._process.draw(self._proposal, self._choices, recalled, epoch)
-            batches = self._process.batches(self._source, self._update_tokens, draw, self._proposal.batch_size, skip)
-            for batch in batches:
+            for batch in self._feed.batches(draw, skip):
                 state, step_metrics = self._process.solver.train_step(state, batch, self._seed)
                 losses.append(step_metrics["loss"])
                 step += 1
@@ -166,7 +171,6 @@ class Trainer:
                         self._checkpoints.save(step, state, recalled, progress)
                 if progress.stopped_by:
                     break
-        return state
 
     def _log(self, step: int, losses: list[jax.Array], reporter: "_Reporter") -> None:
         loss = float(np.mean([np.asarray(loss) for loss in losses]))
@@ -189,18 +193,11 @@ class Trainer:
         reporter.writer.write_scalars(step, {"validation_error": error, "validation_score": score})
         print(f"[{self._name}] step {step} validation accuracy {1 - error:.3f} (n={len(attempts)})", flush=True)
         progress.validation.append([step, error])
+        if self._process.memory and progress.best()[0] == step:
+            # The keys under the best parameters so far, which are those that `cd_jax eval` will use.
+            self._process.memory.save(self._dir / "memory")
         progress.train_seconds = reporter.seconds()
         progress.stopped_by = self._budget.verdict(step, progress)
-
-    def _keep_memory(self, state: TrainState, progress: Progress) -> None:
-        """Leaves `memory/` with keys of the best parameters, which are those that are evaluated."""
-        if not self._process.memory:
-            return
-        best, params = int(progress.best()[0]), state.params
-        if best != int(state.step):
-            params = self._checkpoints.restore_params(best, self._process.solver.abstract_state())
-        self._process.remember(params)
-        self._process.memory.save(self._dir / "memory")
 
 
 class _Reporter:

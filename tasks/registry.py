@@ -104,13 +104,13 @@ def register(
       vocabulary: a SentencePiece model.
 
     Raises:
-      RequestError: there is no such vocabulary.
+      RequestError: there is no such vocabulary; what was registered stays.
     """
+    loaded = vocabularies.load(vocabulary)
     for name in _registered.tasks:
         seqio.TaskRegistry.remove(name)
     for name in _registered.mixtures:
         seqio.MixtureRegistry.remove(name)
-    loaded = vocabularies.load(vocabulary)
     babi, com2sense = _babi_tasks(_path(babi_dir)), _com2sense_tasks(_path(com2sense_dir))
     low_babi = {f"{name}_low_data": functools.partial(_low_data, read, LOW_DATA_BABI) for name, read in babi.items()}
     low_com2sense = {"com2sense_100": functools.partial(_low_data, com2sense["com2sense"], LOW_DATA_COM2SENSE)}
@@ -171,11 +171,16 @@ def examples(name: str, split: str, per_task: int | None = None) -> list[Example
 
 
 def _spread(rows: list[Example], size: int) -> list[Example]:
+    """At most `size` of the rows, or one pair where that is more."""
+    if size >= len(rows):
+        return rows
     units: dict[str, list[Example]] = {}
     for row in rows:
         units.setdefault(row.pair_id or row.example_id, []).append(row)
     groups = list(units.values())
-    wanted = max(1, round(size * len(groups) / max(1, len(rows))))
-    if wanted >= len(groups):
-        return rows
-    return [row for i in range(wanted) for row in groups[i * len(groups) // wanted]]
+    for wanted in range(round(size * len(groups) / len(rows)), 0, -1):
+        chosen = [row for i in range(wanted) for row in groups[i * len(groups) // wanted]]
+        # Where some have lost their partner, the chosen groups can be larger than most.
+        if len(chosen) <= size:
+            return chosen
+    return groups[0]

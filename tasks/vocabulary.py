@@ -48,10 +48,15 @@ def load(path: str | pathlib.Path = EMBEDDED) -> seqio.SentencePieceVocabulary:
     """The vocabulary in a SentencePiece file, with no extra ids.
 
     Raises:
-      RequestError: there is no such file.
+      RequestError: there is no such file, or it is damaged.
     """
     if not pathlib.Path(path).is_file():
         raise RequestError(f"{path}: no such vocabulary; bind VOCABULARY to a SentencePiece model")
+    try:
+        # SeqIO loads it later, where its first use is, and without a word of the file.
+        sentencepiece.SentencePieceProcessor(model_proto=pathlib.Path(path).read_bytes() or b"-")
+    except RuntimeError as error:
+        raise RequestError(f"{path}: not a SentencePiece model; restore the file, or distill again") from error
     return seqio.SentencePieceVocabulary(str(path), extra_ids=0)
 
 

@@ -1,5 +1,6 @@
 """The episodic memory (arXiv 2212.11353, section 3): updates, found by the contexts that they came from."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -72,9 +73,10 @@ class EpisodicMemory:
           index: the nearest-neighbour back end.
 
         Raises:
-          RequestError: fewer entries than what is to be retrieved.
+          RequestError: fewer entries, those of the context's own example left out, than what is to be retrieved.
         """
-        if len(entries) <= num_queries:
+        most_owned = max(collections.Counter(e.example_id for e in entries).values(), default=0)
+        if len(entries) - most_owned < max(num_queries, 1):
             raise RequestError(
                 f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; "
                 "bind it lower or distill more"
@@ -91,7 +93,7 @@ class EpisodicMemory:
         owners = {e.example_id: i for i, e in enumerate(entries)}
         self._owner = np.array([owners[e.example_id] for e in entries])
         self._owners = owners
-        self._most_owned = int(np.bincount(self._owner).max())
+        self._most_owned = most_owned
 
     def write(self, keys: np.ndarray) -> None:
         """Replaces all keys, `[entries, embed]`, and rebuilds the index and the axes."""
@@ -144,8 +146,9 @@ class EpisodicMemory:
         """Writes `entries.jsonl` and `keys.npy`."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n" for entry in self.entries)
-        (directory / "entries.jsonl").write_text("".join(lines), encoding="utf-8")
+        # ASCII escapes: neither a lone surrogate nor one of Unicode's line ends may break the file.
+        lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.entries)
+        (directory / "entries.jsonl").write_bytes("".join(lines).encode("ascii"))
         np.save(directory / "keys.npy", self.keys)
 
 
@@ -159,11 +162,19 @@ def load_entries(directory: str | pathlib.Path) -> list[Entry]:
     if not path.is_file():
         raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
+    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
         try:
-            entries.append(Entry(**json.loads(line)))
+            entries.append(_parse(line))
         except (ValueError, TypeError) as error:
             raise RequestError(
                 f"{path}:{number}: not an entry of a memory ({error}); train again to write it"
             ) from error
     return entries
+
+
+def _parse(line: bytes) -> Entry:
+    entry = Entry(**json.loads(line))
+    if not all(isinstance(value, str) for value in dataclasses.astuple(entry)):
+        raise TypeError("a field is not text")
+    return entry

@@ -21,7 +21,7 @@ class Index(Protocol):
 @jax.jit(static_argnames="count")
 def _nearest(keys: jax.Array, queries: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     # The query's own norm is the same for every key: it is left out of the search and added to the distances.
-    scores = 2.0 * jnp.matmul(queries, keys.T, precision="highest") - (keys**2).sum(-1)
+    scores = 2.0 * jnp.matmul(queries, keys.T, precision="highest") - (keys**2).sum(-1)[None]
     best, indices = jax.lax.approx_max_k(scores, count, recall_target=0.99)
     return indices, (queries**2).sum(-1, keepdims=True) - best
 

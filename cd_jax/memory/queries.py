@@ -17,7 +17,7 @@ def principal_axes(keys: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
       its largest component positive.
     """
     mean = keys.mean(0)
-    _, _, axes = jnp.linalg.svd(keys - mean, full_matrices=False)
+    _, _, axes = jnp.linalg.svd(keys - mean[None], full_matrices=False)
     axes = axes[:count]
     largest = jnp.take_along_axis(axes, jnp.abs(axes).argmax(-1, keepdims=True), axis=-1)
     return mean, axes * jnp.sign(largest)
@@ -30,6 +30,7 @@ def candidate_queries(embeddings: jax.Array, mean: jax.Array, axes: jax.Array) -
     A projection is a point of the key's space, on the line through the mean along the axis: what is nearest to it
     agrees with the context in this one direction and is typical in all others.
     """
-    coordinates = (embeddings - mean) @ axes.T
-    projections = mean + coordinates[:, :, None] * axes[None]
+    # A TPU would multiply in bfloat16 otherwise.
+    coordinates = jnp.matmul(embeddings - mean[None], axes.T, precision="highest")
+    projections = mean[None, None] + coordinates[:, :, None] * axes[None]
     return jnp.concatenate([embeddings[:, None], projections], axis=1)

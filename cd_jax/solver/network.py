@@ -115,7 +115,7 @@ class T5(nn.Module):
         """
         positions = jnp.arange(decoder_tokens.shape[-1])
         causal = jnp.where(positions[None, :] <= positions[:, None], 0.0, layers.MASKED)
-        bias = self.decoder_relpos_bias(positions, positions) + causal
+        bias = self.decoder_relpos_bias(positions, positions) + causal[None, None]
         return self._decoder(encoded, encoder_tokens, decoder_tokens, bias, deterministic, decode=False)
 
     def decode_step(self, encoded, encoder_tokens, token, position, max_length: int) -> jax.Array:
@@ -134,7 +134,7 @@ class T5(nn.Module):
         keys = jnp.arange(max_length)
         queries = jnp.reshape(position, (1,)) if token.shape[-1] == 1 else keys
         visible = jnp.where(keys[None, :] <= queries[:, None], 0.0, layers.MASKED)
-        bias = self.decoder_relpos_bias(queries, keys) + visible
+        bias = self.decoder_relpos_bias(queries, keys) + visible[None, None]
         return self._decoder(encoded, encoder_tokens, token, bias, deterministic=True, decode=True)
 
     def _decoder(self, encoded, encoder_tokens, decoder_tokens, self_bias, deterministic: bool, decode: bool):

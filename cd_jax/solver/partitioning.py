@@ -1,5 +1,6 @@
 """Mesh and shardings: logical axis names of the parameters to the mesh axes `data` and `model`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,20 +23,21 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-def make_mesh(data: int = -1, model: int = 1) -> Mesh:
-    """A mesh with axes `data` and `model` over all devices.
+def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes `data` and `model`.
 
     Args:
       data: devices along `data`; -1 takes all that `model` leaves.
       model: devices along `model`.
+      devices: to be laid out; None takes all there are.
 
     Raises:
       RequestError: `data * model` is not the number of devices.
     """
-    devices = jax.devices()
-    if data == -1:
+    devices = jax.devices() if devices is None else devices
+    if data == -1 and model > 0:
         data = len(devices) // model
-    if data * model != len(devices):
+    if data < 1 or model < 1 or data * model != len(devices):
         raise RequestError(
             f"MESH_DATA={data} x MESH_MODEL={model} does not make {len(devices)} devices; "
             f"bind MESH_MODEL to a divisor of {len(devices)} and leave MESH_DATA at -1"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -43,6 +43,7 @@ class Solver:
         optimizer: Callable[..., optax.GradientTransformation] = optax.adafactor,
         mesh_data: int = -1,
         mesh_model: int = 1,
+        devices: Sequence[jax.Device] | None = None,
     ):
         """Builds the functions; nothing is compiled before its first call.
 
@@ -53,13 +54,14 @@ class Solver:
           optimizer: called with `learning_rate=`.
           mesh_data: devices along `data`; -1 takes all that `mesh_model` leaves.
           mesh_model: devices along `model`.
+          devices: of the mesh; None takes all there are.
 
         Raises:
           RequestError: the mesh does not fit the devices.
         """
         self.config = dataclasses.replace(config, vocab_size=config.vocab_size or vocab_size)
         self.learning_rate = learning_rate
-        self.mesh = partitioning.make_mesh(mesh_data, mesh_model)
+        self.mesh = partitioning.make_mesh(mesh_data, mesh_model, devices)
         self._network = T5(self.config)
         self._optimizer = optimizer(learning_rate=learning_rate)
         self._shardings = self._state_shardings()
@@ -122,12 +124,12 @@ class Solver:
         loss, grads = jax.value_and_grad(self._loss)(state.params, batch, dropout_key)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _on_mesh(self, function: Callable, *args, **kwargs):
         # The constraints on activations name logical axes; they are resolved while tracing.
-        with self.mesh, nn.logical_axis_rules(partitioning.LOGICAL_AXIS_RULES):
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(partitioning.LOGICAL_AXIS_RULES):
             return function(*args, **kwargs)
 
     def train_step(self, state: TrainState, batch: Batch, seed: int) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,0 +1,37 @@
+"""What must be so before anything imports JAX: eight devices on the CPU, and no silent broadcasting of ranks."""
+
+import os
+
+_USER = dict(os.environ)
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{_USER.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def user_environment() -> dict[str, str]:
+    """The environment as it was, for programs that a test starts: one device, and what a user would see on stderr."""
+    return {**_USER, "JAX_PLATFORMS": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory):
+    """A folder with vocabulary and updates of the smallest run."""
+    import runs
+
+    folder = tmp_path_factory.mktemp("distilled")
+    assert runs.here(runs.arguments("distill", folder, SOURCE=f"'{runs.SOURCE}'")) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, distilled, user_environment):
+    """The smallest run, trained without a break in a process of its own: its folder, and what it said."""
+    import runs
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return folder, runs.command(runs.train_arguments(folder, distilled), user_environment)

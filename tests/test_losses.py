@@ -1,0 +1,80 @@
+"""The losses against plain loops in double precision."""
+
+import hypothesis
+import jax
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cd_jax import losses
+
+# A program is compiled for each: not many.
+SHAPES = st.sampled_from([(1, 1, 2), (1, 5, 7), (2, 3, 5), (3, 4, 128)])
+
+
+def drawn(shape, seed):
+    """Logits, targets and weights, some of them 0."""
+    rng = np.random.default_rng(seed)
+    batch, length, vocab = shape
+    logits = rng.normal(0, 5, shape).astype(np.float32)
+    targets = rng.integers(0, vocab, (batch, length)).astype(np.int32)
+    weights = (rng.integers(0, 4, (batch, length)) * rng.choice([0.5, 1.0, 2.0])).astype(np.float32)
+    return logits, targets, weights
+
+
+def by_hand(logits, targets, weights):
+    total, weight = 0.0, 0.0
+    for row in range(targets.shape[0]):
+        for t in range(targets.shape[1]):
+            scores = logits[row, t].astype(np.float64)
+            probability = np.exp(scores[targets[row, t]] - scores.max()) / np.exp(scores - scores.max()).sum()
+            total -= float(weights[row, t]) * np.log(probability)
+            weight += float(weights[row, t])
+    return total / weight if weight else 0.0
+
+
+@hypothesis.settings(deadline=None, max_examples=100)
+@hypothesis.given(SHAPES, st.integers(0, 2**32))
+def test_equals_the_loop(shape, seed):
+    arrays = drawn(shape, seed)
+    loss = losses.token_weighted_cross_entropy(*arrays)
+    assert loss.shape == () and loss.dtype == np.float32
+    np.testing.assert_allclose(loss, by_hand(*arrays), rtol=1e-5, atol=1e-6)
+
+
+def test_without_weight_there_is_no_loss_and_no_gradient():
+    logits, targets, weights = drawn((2, 4, 6), 0)
+    loss, gradient = jax.value_and_grad(losses.token_weighted_cross_entropy)(logits, targets, 0 * weights)
+    assert loss == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros_like(logits))
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([1e-3, 0.1, 3.0, 1e3]))
+def test_only_the_proportions_of_the_weights_matter(shape, seed, scale):
+    logits, targets, weights = drawn(shape, seed)
+    np.testing.assert_allclose(
+        losses.token_weighted_cross_entropy(logits, targets, np.float32(scale) * weights),
+        losses.token_weighted_cross_entropy(logits, targets, weights),
+        rtol=1e-5,
+    )
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-50, 50, width=32)))
+def test_what_weighs_nothing_changes_nothing(noise):
+    """Padding, whatever the logits there are."""
+    logits, targets, weights = drawn((2, 3, 4), 1)
+    weights = np.where(np.arange(3) < 2, weights + 1, 0).astype(np.float32)
+    noisy = np.where(weights[..., None] == 0, noise, logits)
+    expected = losses.token_weighted_cross_entropy(logits, targets, weights)
+    assert losses.token_weighted_cross_entropy(noisy, targets, weights) == expected
+
+
+def test_the_gradient_is_that_of_the_softmax():
+    """d loss / d logits = w (softmax - onehot) / sum w."""
+    logits, targets, weights = drawn((2, 3, 5), 3)
+    gradient = jax.grad(losses.token_weighted_cross_entropy)(logits, targets, weights)
+    softmax = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(-1, keepdims=True)
+    expected = weights[..., None] * (softmax - np.eye(5)[targets]) / weights.sum()
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)

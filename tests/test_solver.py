@@ -1,0 +1,445 @@
+"""The solver against PyTorch's T5, against slow and plain ways to the same numbers, and on several meshes."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from cd_jax.errors import RequestError
+from cd_jax.solver import partitioning
+from cd_jax.solver.config import T5Config
+from cd_jax.solver.network import T5
+from cd_jax.solver.solver import EOS_ID, Solver, TrainState
+
+TINY = T5Config(
+    emb_dim=32, num_heads=4, head_dim=8, mlp_dim=48, num_encoder_layers=2, num_decoder_layers=2, dropout_rate=0.0
+)
+# Compiling takes most of the time: one layer where two show nothing more.
+SHALLOW = dataclasses.replace(TINY, num_encoder_layers=1, num_decoder_layers=1)
+VOCAB = 128
+MESHES = [(1, 8), (2, 4), (8, 1)]
+
+
+def make_solver(config: T5Config = SHALLOW, data: int = 1, model: int = 1, devices: int = 1, **options) -> Solver:
+    options = {"learning_rate": optax.constant_schedule(0.01)} | options
+    return Solver(config, VOCAB, mesh_data=data, mesh_model=model, devices=jax.devices()[:devices], **options)
+
+
+class Compiled:
+    """`T5.apply` under jit, without the solver around it."""
+
+    def __init__(self, config: T5Config):
+        self._apply = jax.jit(T5(config).apply, static_argnames="method")
+
+    def apply(self, params: dict, *tokens: np.ndarray, method: str | None = None) -> np.ndarray:
+        return np.asarray(self._apply({"params": params}, *tokens, method=method))
+
+
+@functools.cache
+def tiny() -> tuple[Solver, Compiled, dict]:
+    """A solver on one device, its network under jit, and parameters that no test may change."""
+    solver = make_solver()
+    return solver, Compiled(solver.config), solver.init(0).params
+
+
+def random_tokens(shape: tuple[int, ...], seed: int = 0, vocab: int = VOCAB) -> np.ndarray:
+    """Token ids without padding or end of sequence."""
+    return np.random.default_rng(seed).integers(2, vocab, shape).astype(np.int32)
+
+
+def random_passages(
+    batch: int = 6, passages: int = 3, length: int = 10, seed: int = 0, vocab: int = VOCAB
+) -> np.ndarray:
+    """Passages `[batch, passages, length]` of all lengths from 1 on, padded with 0."""
+    lengths = np.random.default_rng(seed + 1).integers(1, length + 1, (batch, passages, 1))
+    return np.where(np.arange(length) < lengths, random_tokens((batch, passages, length), seed, vocab), 0)
+
+
+def random_batch(rows: int = 8, seed: int = 0) -> dict[str, np.ndarray]:
+    targets = random_passages(rows, 1, 7, seed + 2)[:, 0]
+    return {
+        "encoder_input_tokens": random_passages(rows, 2, 9, seed),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": (targets != 0).astype(np.float32),
+    }
+
+
+def train(solver: Solver, batches: list[dict], seed: int = 0) -> tuple[TrainState, np.ndarray]:
+    """The state after these batches, and the loss at each."""
+    state, losses = solver.init(0), []
+    for batch in batches:
+        state, metrics = solver.train_step(state, batch, seed)
+        losses.append(float(metrics["loss"]))
+    return state, np.array(losses)
+
+
+# Against PyTorch
+
+
+@functools.cache
+def hugging_face_t5(lively: bool = True):
+    """T5 1.1 of Hugging Face, and our parameters made from its own.
+
+    `lively`: norms are not all 1, positions and attention weigh more: a generation is not one word over and over.
+    """
+    why = "Hugging Face's T5 is lacking: pip install cd_jax[interop]"
+    torch = pytest.importorskip("torch", reason=why)
+    transformers = pytest.importorskip("transformers", reason=why)
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=VOCAB, d_model=TINY.emb_dim, d_kv=TINY.head_dim, d_ff=TINY.mlp_dim, num_heads=TINY.num_heads,
+        num_layers=TINY.num_encoder_layers, num_decoder_layers=TINY.num_decoder_layers, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu", tie_word_embeddings=False, relative_attention_max_distance=20,
+        decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters() if lively else ():
+            if "norm" in name:
+                weight.uniform_(0.5, 1.5)
+            elif "relative_attention_bias" in name:
+                weight.normal_(0.0, 1.0)
+            elif name.endswith("Attention.o.weight"):
+                weight.mul_(10.0)
+    return model, _from_hugging_face({k: v.numpy() for k, v in model.state_dict().items()})
+
+
+def _from_hugging_face(weights: dict[str, np.ndarray]) -> dict:
+    # PyTorch keeps kernels as [out, in]; Flax as [in, out].
+    def attention(prefix):
+        names = {"query": "q", "key": "k", "value": "v", "out": "o"}
+        return {ours: {"kernel": weights[f"{prefix}.{theirs}.weight"].T} for ours, theirs in names.items()}
+
+    def norm(prefix):
+        return {"scale": weights[f"{prefix}.weight"]}
+
+    def mlp(prefix):
+        return {name: {"kernel": weights[f"{prefix}.{name}.weight"].T} for name in ("wi_0", "wi_1", "wo")}
+
+    def stack(name):
+        bias = weights[f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        return {
+            f"{name}_relpos_bias": {"rel_embedding": bias.T},
+            f"{name}_norm": norm(f"{name}.final_layer_norm"),
+        }
+
+    params = {"token_embedder": {"embedding": weights["shared.weight"]}} | stack("encoder") | stack("decoder")
+    params["logits_dense"] = {"kernel": weights["lm_head.weight"].T}
+    for i in range(TINY.num_encoder_layers):
+        layer = f"encoder.block.{i}.layer"
+        params[f"encoder_layers_{i}"] = {
+            "pre_attention_layer_norm": norm(f"{layer}.0.layer_norm"),
+            "attention": attention(f"{layer}.0.SelfAttention"),
+            "pre_mlp_layer_norm": norm(f"{layer}.1.layer_norm"),
+            "mlp": mlp(f"{layer}.1.DenseReluDense"),
+        }
+    for i in range(TINY.num_decoder_layers):
+        layer = f"decoder.block.{i}.layer"
+        params[f"decoder_layers_{i}"] = {
+            "pre_self_attention_layer_norm": norm(f"{layer}.0.layer_norm"),
+            "self_attention": attention(f"{layer}.0.SelfAttention"),
+            "pre_cross_attention_layer_norm": norm(f"{layer}.1.layer_norm"),
+            "encoder_decoder_attention": attention(f"{layer}.1.EncDecAttention"),
+            "pre_mlp_layer_norm": norm(f"{layer}.2.layer_norm"),
+            "mlp": mlp(f"{layer}.2.DenseReluDense"),
+        }
+    return params
+
+
+def _parity_solver() -> Solver:
+    return make_solver(dataclasses.replace(TINY, vocab_size=VOCAB, relative_attention_max_distance=20))
+
+
+def test_parameters_are_those_of_hugging_faces_t5():
+    _, params = hugging_face_t5()
+    ours = _parity_solver().init(0).params
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, ours)
+
+
+def test_initial_parameters_spread_as_hugging_faces():
+    # Hugging Face draws the logits' kernel with standard deviation 1, T5X by fan-in: ours is T5X's.
+    _, params = hugging_face_t5(lively=False)
+    ours = _parity_solver().init(0).params
+    ours = {"/".join(k.key for k in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(ours)}
+    theirs = {"/".join(k.key for k in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    kernels = [name for name in ours if name.endswith("kernel") and "logits" not in name]
+    assert len(kernels) == 2 * 7 + 2 * 11
+    for name in kernels:
+        assert np.std(ours[name]) == pytest.approx(np.std(theirs[name]), rel=0.1), name
+
+
+def test_logits_equal_hugging_faces():
+    # Longer than the furthest bucket of the relative positions, 20 here.
+    model, params = hugging_face_t5()
+    import torch
+
+    inputs, targets = random_passages(5, 1, 40)[:, 0], random_tokens((5, 33), 3)
+    with torch.no_grad():
+        theirs = model(
+            input_ids=torch.tensor(inputs).long(),
+            attention_mask=torch.tensor(inputs != 0),
+            decoder_input_ids=torch.tensor(targets).long(),
+        ).logits.numpy()
+    ours = Compiled(_parity_solver().config).apply(params, inputs[:, None], targets)
+    assert np.abs(theirs).mean() > 1.0
+    np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_greedy_generation_equals_hugging_faces():
+    model, params = hugging_face_t5()
+    import torch
+
+    inputs = random_passages(24, 1, 30, seed=4)[:, 0]
+    theirs = model.generate(
+        input_ids=torch.tensor(inputs).long(), attention_mask=torch.tensor(inputs != 0),
+        max_new_tokens=25, do_sample=False, num_beams=1,
+    ).numpy()[:, 1:]  # fmt: skip
+    theirs = np.pad(theirs, ((0, 0), (0, 25 - theirs.shape[1])))
+    ours = _parity_solver().generate(params, inputs[:, None], 25)
+    assert len(np.unique(theirs)) > 20
+    np.testing.assert_array_equal(ours, theirs)
+
+
+# Against plain ways to the same numbers
+
+
+def test_passages_are_encoded_alone():
+    _, network, params = tiny()
+    passages = random_passages()
+    encode = functools.partial(network.apply, params, method="encode")
+    together = encode(passages)
+    alone = np.concatenate([encode(passages[:, i : i + 1]) for i in range(passages.shape[1])], axis=1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_decoder_reads_every_passage():
+    _, network, params = tiny()
+    passages, targets = random_passages(), random_tokens((6, 5), 2)
+    before = network.apply(params, passages, targets)
+    for i in range(passages.shape[1]):
+        other = passages.copy()
+        other[:, i, 0] = other[:, i, 0] % (VOCAB - 2) + 2
+        after = network.apply(params, other, targets)
+        assert (np.abs(after - before).max((1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("wider", [((0, 0), (0, 0), (0, 5)), ((0, 0), (0, 2), (0, 0))], ids=["longer", "empty passage"])
+def test_padding_changes_nothing(wider):
+    _, network, params = tiny()
+    passages, targets = random_passages(), random_tokens((6, 5), 2)
+    plain = network.apply(params, passages, targets)
+    padded = network.apply(params, np.pad(passages, wider), targets)
+    np.testing.assert_allclose(plain, padded, atol=1e-5)
+
+
+def test_the_decoder_does_not_look_ahead():
+    _, network, params = tiny()
+    passages, targets = random_passages(), random_tokens((6, 8), 2)
+    other = targets.copy()
+    other[:, 4:] = random_tokens((6, 4), 9)
+    one, two = (network.apply(params, passages, t) for t in (targets, other))
+    np.testing.assert_allclose(one[:, :4], two[:, :4], atol=1e-5)
+    assert np.abs(one[:, 4:] - two[:, 4:]).max() > 1e-2
+
+
+def _slow_greedy(network: Compiled, params, passages: np.ndarray, max_length: int) -> np.ndarray:
+    """No cache: all that was generated is read anew for every token."""
+    generated = np.zeros((len(passages), max_length), np.int32)
+    done = np.zeros(len(passages), bool)
+    for position in range(max_length):
+        read = np.pad(generated, ((0, 0), (1, 0)))[:, :max_length]
+        logits = network.apply(params, passages, read)[:, position]
+        generated[:, position] = np.where(done, 0, np.argmax(logits, -1))
+        done |= generated[:, position] == EOS_ID
+    return generated
+
+
+def test_greedy_with_a_cache_equals_teacher_forced_argmax():
+    # A vocabulary of 16 words, so that some generations end early and some do not.
+    config = dataclasses.replace(SHALLOW, vocab_size=16)
+    solver = make_solver(config)
+    params = solver.init(1).params
+    # So that the end of sequence wins in about half of what random parameters write.
+    kernel = params["logits_dense"]["kernel"]
+    params["logits_dense"]["kernel"] = kernel.at[:, EOS_ID].multiply(3.0)
+    passages = random_passages(32, 2, 8, vocab=16)
+    generated = solver.generate(params, passages, 12)
+    ended = (generated == EOS_ID).any(1)
+    assert 0 < ended.sum() < 32
+    assert all((row[list(row).index(EOS_ID) + 1 :] == 0).all() for row in generated[ended])
+    np.testing.assert_array_equal(generated, _slow_greedy(Compiled(solver.config), params, passages, 12))
+
+
+def test_bfloat16_activations_stay_near_float32():
+    _, network, params = tiny()
+    half = make_solver(dataclasses.replace(SHALLOW, dtype="bfloat16"))
+    passages, targets = random_passages(), random_tokens((6, 5), 2)
+    full = network.apply(params, passages, targets)
+    rough = Compiled(half.config).apply(params, passages, targets)
+    assert rough.dtype == np.float32
+    assert 0 < np.abs(rough - full).max() < 0.05 * np.abs(full).max()
+    assert half.generate(params, passages, 5).shape == (6, 5)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(half.init(0).params))
+
+
+def test_pooling_is_the_mean_over_real_tokens():
+    solver, network, params = tiny()
+    rows = random_passages(7, 1, 12)[:, 0]
+    states = network.apply(params, rows, method="encode_passages")
+    means = np.stack([state[row != 0].mean(0) for state, row in zip(states, rows, strict=True)])
+    # Seven rows do not fill two batches of four.
+    pooled = solver.embed(params, rows, batch_size=4)
+    np.testing.assert_allclose(pooled, means, atol=1e-5)
+    np.testing.assert_allclose(solver.embed(params, np.pad(rows, ((0, 0), (0, 6))), 4), pooled, atol=1e-5)
+
+
+# On meshes
+
+SPECS = {
+    "token_embedder/embedding": ("model", None),
+    "logits_dense/kernel": (None, "model"),
+    "attention/query/kernel": (None, "model"),
+    "attention/key/kernel": (None, "model"),
+    "attention/value/kernel": (None, "model"),
+    "attention/out/kernel": ("model", None),
+    "mlp/wi_0/kernel": (None, "model"),
+    "mlp/wi_1/kernel": (None, "model"),
+    "mlp/wo/kernel": ("model", None),
+    "scale": (None,),
+    "rel_embedding": (None, None),
+}
+
+
+def _expected(path: str) -> tuple:
+    [spec] = [spec for end, spec in SPECS.items() if path.endswith(end)]
+    return spec
+
+
+@pytest.mark.parametrize(("data", "model"), MESHES)
+def test_kernels_lie_along_the_model_axis(data, model):
+    state = make_solver(data=data, model=model, devices=8).init(0)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        name = "/".join(key.key for key in path)
+        spec = _expected(name)
+        assert leaf.sharding.is_equivalent_to(
+            jax.sharding.NamedSharding(leaf.sharding.mesh, PartitionSpec(*spec)), leaf.ndim
+        ), name
+        expected = tuple(n // model if axis == "model" else n for n, axis in zip(leaf.shape, spec, strict=True))
+        assert {shard.data.shape for shard in leaf.addressable_shards} == {expected}, name
+
+
+@pytest.mark.parametrize(("data", "model"), [(2, 4), (1, 8)])
+def test_the_state_of_adafactor_lies_like_its_parameter(data, model):
+    state = make_solver(data=data, model=model, devices=8).init(0)
+    params = dict(jax.tree_util.tree_leaves_with_path(state.params))
+    alike = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state):
+        owner = next((p for p in params if path[-len(p) :] == p), None)
+        if owner and params[owner].shape == leaf.shape:
+            alike += not leaf.sharding.is_fully_replicated
+            assert leaf.sharding.is_equivalent_to(params[owner].sharding, leaf.ndim), path
+        else:
+            assert leaf.sharding.is_fully_replicated, path
+    assert alike == sum(not leaf.sharding.is_fully_replicated for leaf in params.values())
+
+
+def test_factored_state_of_adafactor_is_replicated():
+    # optax factors parameters of which two axes are at least 128 long.
+    config = dataclasses.replace(SHALLOW, emb_dim=128, mlp_dim=256)
+    state = make_solver(config, data=2, model=4, devices=8).init(0)
+    factors = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape in [(256,), (128,)] and leaf.size > 1]
+    assert any(leaf.shape == (256,) for leaf in factors)
+    assert all(leaf.sharding.is_fully_replicated for leaf in factors if leaf.shape == (256,))
+
+
+def test_parameters_do_not_depend_on_the_mesh():
+    one = make_solver().init(3).params
+    eight = make_solver(data=2, model=4, devices=8).init(3).params
+    jax.tree.map(np.testing.assert_array_equal, one, eight)
+
+
+@functools.cache
+def _losses_on(data: int, model: int) -> np.ndarray:
+    batches = [random_batch(16, seed) for seed in range(20)]
+    return train(make_solver(data=data, model=model, devices=data * model), batches)[1]
+
+
+@pytest.mark.parametrize(("data", "model"), MESHES)
+def test_eight_devices_train_as_one(data, model):
+    one = _losses_on(1, 1)
+    assert np.ptp(one) > 0.1
+    np.testing.assert_allclose(_losses_on(data, model), one, atol=1e-5)
+
+
+@pytest.mark.parametrize(("data", "model"), MESHES)
+def test_eight_devices_decode_and_embed_as_one(data, model):
+    solver, _, params = tiny()
+    eight = make_solver(data=data, model=model, devices=8)
+    passages = random_passages(8)
+    there = jax.device_put(params, jax.tree.map(lambda x: x.sharding, eight.abstract_state().params))
+    np.testing.assert_array_equal(eight.generate(there, passages, 9), solver.generate(params, passages, 9))
+    rows = passages[:, 0]
+    np.testing.assert_allclose(eight.embed(there, rows, 8), solver.embed(params, rows, 8), atol=1e-5)
+
+
+@pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (4, 4), (-1, 0), (0, 8), (-2, -4)])
+def test_a_mesh_that_does_not_fit_is_refused(data, model):
+    with pytest.raises(RequestError, match="MESH_MODEL"):
+        partitioning.make_mesh(data, model)
+
+
+def test_a_mesh_takes_all_devices():
+    assert dict(partitioning.make_mesh(-1, 2).shape) == {"data": 4, "model": 2}
+    assert dict(partitioning.make_mesh(2, 1, jax.devices()[:2]).shape) == {"data": 2, "model": 1}
+
+
+def test_every_logical_axis_has_a_rule():
+    network, tokens = T5(tiny()[0].config), np.zeros((1, 1, 4), np.int32)
+    boxed = jax.eval_shape(lambda: network.init(jax.random.key(0), tokens, tokens[0]))["params"]
+    specs = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec))
+    assert {name for spec in specs for name in spec} <= {name for name, _ in partitioning.LOGICAL_AXIS_RULES}
+
+
+# Training
+
+
+def test_training_learns_one_batch_by_heart():
+    batch = random_batch()
+    _, losses = train(make_solver(learning_rate=optax.constant_schedule(0.03)), [batch] * 60)
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_dropout_trains_and_depends_on_seed_and_step_alone():
+    solver = make_solver(dataclasses.replace(SHALLOW, dropout_rate=0.1), learning_rate=optax.constant_schedule(0.03))
+    batch = random_batch()
+    state, losses = train(solver, [batch] * 60, seed=5)
+    again, losses_again = train(solver, [batch] * 60, seed=5)
+    jax.tree.map(np.testing.assert_array_equal, state, again)
+    np.testing.assert_array_equal(losses, losses_again)
+    assert losses[-5:].mean() < 0.5 * losses[0]
+    # The first loss is of the same parameters: only the dropped units differ.
+    assert train(solver, [batch], seed=6)[1][0] != losses[0]
+    later = solver.init(0).replace(step=np.int32(7))
+    assert float(solver.train_step(later, batch, 5)[1]["loss"]) != losses[0]
+
+
+def test_evaluation_drops_nothing():
+    solver = make_solver(dataclasses.replace(SHALLOW, dropout_rate=0.5))
+    plain, _, params = tiny()
+    passages = random_passages()
+    np.testing.assert_array_equal(solver.generate(params, passages, 6), plain.generate(params, passages, 6))
+    np.testing.assert_array_equal(solver.embed(params, passages[:, 0], 6), plain.embed(params, passages[:, 0], 6))
+
+
+def test_activations_are_constrained_on_the_mesh():
+    # Flax leaves constraints out, without a word, where it finds no mesh.
+    solver = make_solver(data=2, model=4, devices=8)
+    halve = jax.jit(lambda x: nn.with_logical_constraint(x / 2, ("batch", "length", "mlp")))
+    spec = solver._on_mesh(halve, np.ones((8, 3, 16), np.float32)).sharding.spec
+    assert tuple(spec) == ("data", None, "model")

@@ -1,0 +1,260 @@
+"""Registry, SeqIO and vocabulary."""
+
+import itertools
+import pathlib
+import re
+
+import hypothesis
+import pytest
+import sentencepiece
+import seqio
+from hypothesis import strategies as st
+
+from cd_jax import tasks
+from cd_jax.errors import RequestError
+from cd_jax.tasks import registry
+from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.tasks.babi import worlds
+from cd_jax.tasks.com2sense import pairs
+from cd_jax.types import Example
+from originals import BABI_DIR, COM2SENSE_DIR, needs_babi, needs_com2sense
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(autouse=True)
+def embedded_again():
+    """Whatever a test registers, the next one finds what importing `tasks` gives."""
+    yield
+    tasks.register()
+
+
+@pytest.fixture
+def vocabulary():
+    return vocabularies.load()
+
+
+def rows_of(dataset):
+    return list(dataset.as_numpy_iterator())
+
+
+def loaded(task, split):
+    return rows_of(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False, num_epochs=1))
+
+
+def assert_loads(name, vocabulary):
+    for split in SPLITS:
+        expected = tasks.examples(name, split)
+        rows = loaded(name, split)
+        assert [row["example_id"].decode() for row in rows] == [example.example_id for example in expected]
+        assert len({example.example_id for example in expected}) == len(expected) > 0
+        for row, example in zip(rows[:5] + rows[-5:], expected[:5] + expected[-5:], strict=True):
+            assert row["inputs"].tolist() == [*vocabulary.encode(example.prompt), vocabulary.eos_id]
+            assert row["targets"].tolist() == [*vocabulary.encode(f"answer: {example.answer}"), vocabulary.eos_id]
+
+
+class TestRegistry:
+    def test_there_is_what_the_readme_and_the_gin_files_name(self):
+        worlds_ = {f"babi_qa{n}" for n in (1, 2, 6, 9, 11, 12, 13)}
+        kinds = {name + kind for name in worlds_ for kind in ("", "_short", "_longer", "_low_data")}
+        mixtures = {"babi_all", "babi_short", "babi_longer", "babi_low_data", "com2sense_low_data"}
+        assert set(tasks.names()) == kinds | {"com2sense", "com2sense_100"} | mixtures
+        assert set(tasks.names()) <= set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names())
+
+    # All of one kind are read by the same code: three of the 28 embedded worlds, and what else there is.
+    @pytest.mark.parametrize(
+        "task", ["babi_qa1", "babi_qa13_longer", "babi_qa9_low_data", "com2sense", "com2sense_100"]
+    )
+    def test_tasks_load_through_seqio(self, task, vocabulary):
+        assert_loads(task, vocabulary)
+
+    # Reading is cheap, setting up a dataset is not: of the tasks every one, each with one of its splits.
+    def test_every_name_yields_examples(self, vocabulary):
+        for name, split in zip(tasks.names(), itertools.cycle(SPLITS), strict=False):
+            row = next(seqio.get_mixture_or_task(name).get_dataset(None, split, shuffle=False).as_numpy_iterator())
+            firsts = {tasks.examples(task, split)[0].prompt for task in tasks.subtasks(name)}
+            assert vocabulary.decode(row["inputs"].tolist()) in firsts
+
+    def test_a_mixture_holds_its_tasks(self, vocabulary):
+        # It goes round for ever and draws the tasks alike: 1,000 draws miss one of 35 examples in 1e-11 of runs.
+        dataset = seqio.get_mixture_or_task("babi_low_data").get_dataset(None, "train", shuffle=False, seed=0)
+        expected = tasks.examples("babi_low_data", "train")
+        decoded = {vocabulary.decode(row["inputs"].tolist()) for row in dataset.take(1000).as_numpy_iterator()}
+        assert decoded == {example.prompt for example in expected}
+        assert len(expected) == 7 * 5
+        # `examples` has the tasks one after the other, by the names of those that they are the start of.
+        assert [f"{example.task}_low_data" for example in expected] == [
+            task for task in tasks.subtasks("babi_low_data") for _ in range(5)
+        ]
+
+    def test_low_data_is_the_start_of_train_and_all_of_test(self):
+        for low, whole, size in (("babi_qa6_low_data", "babi_qa6", 5), ("com2sense_100", "com2sense", 100)):
+            for split in ("train", "validation"):
+                assert tasks.examples(low, split) == tasks.examples(whole, split)[:size]
+            assert tasks.examples(low, "test") == tasks.examples(whole, "test")
+        assert len(tasks.examples("com2sense_100", "train")) == 100
+
+    @needs_babi
+    def test_low_data_of_the_original_babi(self):
+        tasks.register(babi_dir=BABI_DIR)
+        rows = tasks.examples("babi_low_data", "train")
+        assert [row.task for row in rows] == [f"babi_qa{n}" for n in range(1, 21) for _ in range(5)]
+        assert len(tasks.examples("babi_all", "test")) == 20_000
+
+    @needs_com2sense
+    def test_low_data_of_the_original_com2sense(self):
+        tasks.register(com2sense_dir=COM2SENSE_DIR)
+        rows = tasks.examples("com2sense_low_data", "train")
+        assert len(rows) == 100
+        assert len({row.pair_id for row in rows}) == 50
+        assert {row.pair_id for row in rows} & {""} == set()
+
+    @needs_babi
+    @needs_com2sense
+    def test_originals_and_back(self, vocabulary):
+        embedded, names = tasks.examples("babi_qa1", "train"), tasks.names()
+        tasks.register(babi_dir=BABI_DIR, com2sense_dir=COM2SENSE_DIR)
+        tasks.register(babi_dir=str(BABI_DIR), com2sense_dir=str(COM2SENSE_DIR))
+        original = tasks.examples("babi_qa1", "train")
+        assert original[0].context == "Mary moved to the bathroom. John went to the hallway."
+        for task in ("babi_qa1", "babi_qa20", "com2sense"):
+            assert_loads(task, vocabulary)
+        # The demo's own tasks stay what they are.
+        assert tasks.examples("babi_qa1_short", "test") == worlds.read(1, "test", "babi_qa1_short", 100, range(2, 5))
+        tasks.register()
+        assert tasks.names() == names
+        assert tasks.examples("babi_qa1", "train") == embedded != original
+        assert "babi_qa20" not in tasks.names()
+        assert "babi_qa20" not in seqio.TaskRegistry.names()
+        assert_loads("babi_qa1", vocabulary)
+
+    def test_another_vocabulary_reads_with_its_own_pieces(self, tmp_path):
+        path = tmp_path / "small.model"
+        path.write_bytes(vocabularies.train(vocabularies.embedded_texts()[:200], 350))
+        tasks.register(vocabulary=path)
+        row, example = loaded("babi_qa1", "test")[0], tasks.examples("babi_qa1", "test")[0]
+        own = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        assert row["inputs"].tolist() == [*own.encode(example.prompt), 1]
+        assert row["inputs"].tolist() != [*vocabularies.load().encode(example.prompt), 1]
+
+    def test_a_missing_vocabulary_leaves_everything_as_it_was(self, tmp_path, vocabulary):
+        with pytest.raises(RequestError, match=r"lost\.model: no such vocabulary"):
+            tasks.register(vocabulary=tmp_path / "lost.model")
+        assert_loads("babi_qa12_low_data", vocabulary)
+        assert "babi_short" in seqio.MixtureRegistry.names()
+
+    @pytest.mark.parametrize("content", [lambda _: b"", lambda model: model[:5000], lambda _: b"What is this?"])
+    def test_a_file_that_is_no_vocabulary_is_a_wrong_request(self, tmp_path, content):
+        path = tmp_path / "bad.model"
+        path.write_bytes(content(vocabularies.EMBEDDED.read_bytes()))
+        with pytest.raises(RequestError, match=r"bad\.model: not a SentencePiece model") as error:
+            tasks.register(vocabulary=path)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("name", ["babi_qa3", "babi_qa99", "", "Babi_qa1"])
+    def test_an_unknown_name_is_a_wrong_request(self, name):
+        for ask in (tasks.subtasks, lambda task: tasks.examples(task, "train")):
+            with pytest.raises(RequestError, match=re.escape(f"no task or mixture {name!r}; `cd_jax tasks`")):
+                ask(name)
+
+
+class TestSpread:
+    """`examples(per_task=)`."""
+
+    def test_of_each_task_of_a_mixture(self):
+        rows = tasks.examples("babi_all", "test", 30)
+        assert [row.task for row in rows] == [task for task in tasks.subtasks("babi_all") for _ in range(30)]
+        # 30 of 1,000: never more than 34 apart.
+        places = [int(row.example_id.split("/")[-1]) for row in rows[:30]]
+        assert places[0] == 0
+        assert {after - before for before, after in itertools.pairwise(places)} == {33, 34}
+
+    def test_pairs_stay_together(self):
+        rows = tasks.examples("com2sense", "test", 10)
+        assert len(rows) == 10
+        assert all(one.pair_id == other.pair_id for one, other in zip(rows[::2], rows[1::2], strict=True))
+        assert [row.answer for row in rows].count("yes") == 5
+
+    def test_all_where_more_are_asked_for(self):
+        for size in (50, 51, 10**6, None):
+            assert tasks.examples("com2sense", "test", size) == tasks.examples("com2sense", "test")
+
+    @needs_com2sense
+    @pytest.mark.parametrize("size", [1, 2, 3, 50, 100, 500, 700, 779])
+    def test_the_original_dev_with_its_lost_partners(self, size):
+        tasks.register(com2sense_dir=COM2SENSE_DIR)
+        assert_spread(tasks.examples("com2sense", "test"), tasks.examples("com2sense", "test", size), size)
+
+    @hypothesis.settings(deadline=None)
+    @hypothesis.given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 60))
+    def test_at_most_so_many_in_order_with_pairs_whole(self, paired, size):
+        rows = [
+            Example(f"t/test/{i}{letter}", "t", "c", "q", "a", pair_id=f"p{i}" if pair else "")
+            for i, pair in enumerate(paired)
+            for letter in ("ab" if pair else "a")
+        ]
+        assert_spread(rows, registry._spread(rows, size), size)
+
+
+def assert_spread(rows, chosen, size):
+    places = [rows.index(row) for row in chosen]
+    assert places == sorted(set(places))
+    for one in chosen:
+        partners = [row for row in rows if row.pair_id and row.pair_id == one.pair_id]
+        assert all(partner in chosen for partner in partners)
+    if size >= len(rows):
+        assert chosen == rows
+    else:
+        # A pair is not parted: who asks for one example can get two.
+        assert 0 < len(chosen) <= max(size, 2)
+        # And not far fewer: at the worst nothing but pairs was chosen where half of the rows have no partner.
+        assert len(chosen) >= size / 2 - 1
+
+
+class TestVocabulary:
+    def test_the_shipped_one_is_trained_on_the_embedded_texts(self):
+        shipped = pathlib.Path(vocabularies.EMBEDDED).read_bytes()
+        assert vocabularies.train(vocabularies.embedded_texts(), 4000) == shipped
+
+    def test_ids_are_those_of_t5(self, vocabulary):
+        assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (0, 1, 2)
+        assert vocabulary.bos_id in (-1, None)
+
+    def test_the_embedding_has_a_row_for_every_piece(self, vocabulary):
+        assert vocabulary.vocab_size <= vocabularies.padded_size(vocabulary) < vocabulary.vocab_size + 128
+        assert vocabularies.padded_size(vocabulary) % 128 == 0
+
+    @hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+    @hypothesis.given(st.lists(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1), max_size=8))
+    def test_decodes_what_it_encodes(self, vocabulary, words):
+        text = " ".join(words)
+        tokens = vocabulary.encode(text)
+        assert vocabulary.decode(tokens) == text
+        assert vocabulary.unk_id not in tokens
+        assert vocabulary.decode_tf(vocabulary.encode_tf(text)).numpy().decode() == text
+
+    @pytest.mark.parametrize("text", ["Ærøskøbing naïve", "东京 こんにちは", "🦜 zebra", "ѣ"])
+    def test_falls_back_to_bytes(self, vocabulary, text):
+        tokens = vocabulary.encode(text)
+        assert vocabulary.decode(tokens) == text
+        assert vocabulary.unk_id not in tokens
+
+    def test_words_of_the_embedded_worlds_are_single_tokens(self, vocabulary):
+        rows = [row for number in worlds.WORLDS for row in worlds.read(number, "test", "babi", 300)]
+        text = " ".join(f"{row.prompt} answer: {row.answer}" for row in rows)
+        words = set(re.findall(r"\w+", text))
+        assert len(words) > 40
+        # Within a sentence, where a blank stands before every word.
+        split = {word: pieces for word in words if len(pieces := vocabulary.encode(word)) > 1}
+        assert split == {}
+
+    def test_ordinals_are_single_tokens(self, vocabulary):
+        assert [len(vocabulary.encode(f"{i}:")) for i in range(1, 10)] == [1] * 9
+
+
+def test_embedded_texts_are_of_train_alone():
+    """The vocabulary must not have read what is asked."""
+    seen = set(vocabularies.embedded_texts())
+    for split in ("validation", "test"):
+        for row in worlds.read(1, split, "babi", 100) + pairs.read(split, "com2sense"):
+            assert f"{row.prompt} answer: {row.answer}" not in seen

@@ -1,0 +1,193 @@
+"""Training: what a kill must not change, when it ends, and what it leaves behind."""
+
+import json
+import pathlib
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import runs
+
+from cd_jax.checkpoints import Checkpoints, Progress
+from cd_jax.solver.solver import TrainState
+from cd_jax.train import Budget
+
+# Differ between runs of the same numbers.
+CLOCKS = ("examples_per_second", "train_seconds")
+
+
+def metrics_of(model_dir: pathlib.Path) -> list[dict]:
+    lines = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines]
+
+
+def restored(model_dir: pathlib.Path, step: int) -> tuple:
+    """All leaves of a checkpoint as Orbax finds them, without our network; what memory recalled; the progress."""
+    folder = model_dir / "checkpoints" / str(step)
+    state = ocp.StandardCheckpointer().restore(folder / "state")
+    leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    recalled = ocp.StandardCheckpointer().restore(folder / "memory")
+    checkpoints = Checkpoints(model_dir, read_only=True)
+    progress = checkpoints.progress(step)
+    checkpoints.close()
+    return leaves, {name: np.asarray(value) for name, value in recalled.items()}, progress
+
+
+def test_a_run_is_quiet_and_whole(trained):
+    folder, process = trained
+    assert (process.returncode, process.stderr) == (0, "")
+    assert [line["step"] for line in metrics_of(folder) if "loss" in line] == list(range(2, runs.STEPS + 1, 2))
+    assert [line["step"] for line in metrics_of(folder) if "validation_error" in line] == [4, 8, 12, 16]
+    assert all(np.isfinite(value) for line in metrics_of(folder) for value in line.values())
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events.out.tfevents")}
+    assert names == {"checkpoints", "config.gin", "memory", "metrics.jsonl", "vocabulary.model"}
+    assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
+
+
+def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environment):
+    whole, _ = trained
+    folder = tmp_path / "run"
+    given = runs.train_arguments(folder, distilled)
+    # Before the first checkpoint; two steps after one in the middle of an epoch; after one at an epoch's end.
+    for step, resumed in ((2, None), (6, None), (14, 4)):
+        killed = runs.command_until(step, "kill", folder, given, user_environment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (f"resumes from step {resumed}" in killed.stdout) == (resumed is not None)
+    last = runs.command(given, user_environment)
+    assert (last.returncode, last.stderr) == (0, "")
+    assert "resumes from step 12" in last.stdout
+    assert metrics_of(folder) == metrics_of(whole)
+    (leaves, recalled, progress), (expected, expected_recalled, expected_progress) = (
+        restored(path, runs.STEPS) for path in (folder, whole)
+    )
+    assert leaves.keys() == expected.keys()
+    assert len(leaves) > 50
+    for name, leaf in leaves.items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+    assert recalled.keys() == expected_recalled.keys() == {"keys", "retrieved"}
+    for name, value in recalled.items():
+        np.testing.assert_array_equal(value, expected_recalled[name], err_msg=name)
+    assert progress.validation == expected_progress.validation
+    for name in ("entries.jsonl", "keys.npy"):
+        assert (folder / "memory" / name).read_bytes() == (whole / "memory" / name).read_bytes()
+
+
+def test_a_finished_run_says_so_and_writes_nothing(trained, distilled, capfd):
+    folder, _ = trained
+    before = runs.snapshot(folder)
+    # Eight devices along `model`, so that a batch of 2 fits: a checkpoint of one device serves on any mesh.
+    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=8)) == 0
+    said = capfd.readouterr()
+    assert f"is done: {runs.STEPS} steps, stopped by budget" in said.out
+    assert said.err == ""
+    assert runs.snapshot(folder) == before
+
+
+def test_more_steps_go_on_from_the_last_checkpoint_on_another_mesh(trained, distilled, tmp_path, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=8, TRAIN_STEPS=20)) == 0
+    said = capfd.readouterr()
+    assert f"resumes from step {runs.STEPS}" in said.out
+    assert said.err == ""
+    assert metrics_of(folder)[: len(metrics_of(trained[0]))] == metrics_of(trained[0])
+    assert [line["step"] for line in metrics_of(folder) if "loss" in line][-2:] == [18, 20]
+    kept = {int(path.name) for path in (folder / "checkpoints").iterdir()}
+    checkpoints = Checkpoints(folder, read_only=True)
+    progress = checkpoints.progress(20)
+    checkpoints.close()
+    assert [step for step, _ in progress.validation] == [4, 8, 12, 16, 20]
+    assert kept == {20, int(progress.best()[0])}
+
+
+def test_a_loss_that_is_no_number_ends_the_run(distilled, tmp_path, user_environment):
+    folder = tmp_path / "run"
+    given = runs.train_arguments(folder, distilled, AGENT="'baseline'", LEARNING_RATE="1e30")
+    process = runs.command(given, user_environment)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"cd_jax: {folder}: the loss is nan at step ")
+    assert "lower LEARNING_RATE" in process.stderr
+    assert process.stderr.count("\n") == 1
+    assert not (folder / "checkpoints").exists() or not list((folder / "checkpoints").iterdir())
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on(distilled, tmp_path, user_environment):
+    folder = tmp_path / "run"
+    given = runs.train_arguments(folder, distilled)
+    process = runs.command_until(6, "full", folder, given, user_environment)
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"cd_jax: {folder}/metrics.jsonl: No space left on device; ")
+    assert process.stderr.count("\n") == 1
+    # What was saved before is whole, though it was still on its way to the disk.
+    leaves, recalled, progress = restored(folder, 4)
+    assert progress.validation[0][0] == 4
+    assert all(np.isfinite(leaf).all() for leaf in leaves.values())
+    assert recalled["retrieved"].shape[0] == 5
+
+
+# When it ends: no run needed
+
+
+def progress_of(*errors: float, seconds: float = 0.0) -> Progress:
+    return Progress({}, [[100 * (i + 1), error] for i, error in enumerate(errors)], seconds)
+
+
+@pytest.mark.parametrize(
+    ("errors", "verdict"),
+    [
+        ((0.9,), ""),
+        ((0.9, 0.9, 0.9), ""),
+        # Equal is no improvement.
+        ((0.9, 0.9, 0.9, 0.9), "plateau"),
+        ((0.9, 0.5, 0.6, 0.7), ""),
+        ((0.9, 0.5, 0.6, 0.7, 0.8), "plateau"),
+        ((0.9, 0.5, 0.6, 0.7, 0.4), ""),
+        # Near misses of the best do not count.
+        ((0.5, 0.9, 0.8, 0.7), "plateau"),
+    ],
+)
+def test_a_plateau_is_patience_evaluations_without_a_new_best(errors, verdict):
+    budget = Budget(steps=10_000, patience=3)
+    assert budget.verdict(100 * len(errors), progress_of(*errors)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "verdict"),
+    [(500, 0.0, ""), (1000, 0.0, "budget"), (1001, 0.0, "budget"), (500, 59.9, ""), (500, 60.0, "budget")],
+)
+def test_a_budget_is_of_steps_and_of_seconds(step, seconds, verdict):
+    assert Budget(steps=1000, seconds=60.0, patience=5).verdict(step, progress_of(0.9, seconds=seconds)) == verdict
+
+
+def test_no_seconds_are_no_limit():
+    assert Budget(steps=1000).verdict(1, progress_of(0.9, seconds=1e9)) == ""
+
+
+def test_the_best_is_the_first_of_equals():
+    assert progress_of(0.5, 0.3, 0.3, 0.4).best() == [200, 0.3]
+    assert progress_of(0.5, 0.3, 0.3, 0.4).evaluations_since_best() == 2
+
+
+# Which checkpoints stay
+
+
+def test_the_latest_and_the_best_checkpoint_stay_over_interruptions(tmp_path):
+    kept = []
+    validation = []
+    for step, error in ((4, 0.9), (8, 0.5), (12, 0.6), (16, 0.5), (20, 0.4), (24, 0.7)):
+        validation.append([step, error])
+        # Opened anew each time, as by a run that is killed after every checkpoint.
+        checkpoints = Checkpoints(tmp_path)
+        state = TrainState(jnp.int32(step), {"kernel": jnp.full(3, step, jnp.float32)}, {})
+        checkpoints.save(step, state, {}, Progress({"seed": 3}, list(validation)))
+        checkpoints.close()
+        kept.append({int(path.name) for path in (tmp_path / "checkpoints").iterdir()})
+    assert kept == [{4}, {8}, {8, 12}, {8, 16}, {20}, {20, 24}]
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert checkpoints.progress(24).best() == [20, 0.4]
+    np.testing.assert_array_equal(checkpoints.restore_params(20, jax.eval_shape(lambda: state))["kernel"], [20.0] * 3)
+    checkpoints.close()
