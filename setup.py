@@ -46,5 +46,9 @@ setup(
         "matplotlib~=3.10",
         "tabulate>=0.9",
     ],
-    extras_require={"test": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"]},
+    # interop: what the tests compare the solver with.
+    extras_require={
+        "interop": ["torch>=2.2", "transformers>=4.40"],
+        "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"],
+    },
 )

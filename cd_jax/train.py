@@ -94,7 +94,7 @@ class Trainer:
         self._process: SelfLearningProcess = run.make_process(
             agent, vocabulary, run.fill_memory(agent, self._source.examples, updates, seed)
         )
-        self._batch_size = self._process.check_batch_size("batch_size", batch_size)
+        self._process.check_batch_size("batch_size", batch_size)
         update_tokens, self._choices = self._process.tokenised_updates(self._source, updates)
         self._feed = self._process.feed(self._source, batch_size, update_tokens)
         self._validation = self._process.eval_feed(tokenised(source, "validation", eval_per_task))
@@ -163,7 +163,7 @@ class Trainer:
                 step += 1
                 last = step == self._budget.steps
                 if step % log_period == 0 or last:
-                    self._log(step, losses, reporter)
+                    self._log(step, losses, step_metrics["grad_norm"], reporter)
                     losses = []
                 if step % eval_period == 0 or last:
                     with reporter.line.paused():
@@ -172,17 +172,21 @@ class Trainer:
                 if progress.stopped_by:
                     break
 
-    def _log(self, step: int, losses: list[jax.Array], reporter: "_Reporter") -> None:
-        loss = float(np.mean([np.asarray(loss) for loss in losses]))
-        if not np.isfinite(loss):
+    def _log(self, step: int, losses: list[jax.Array], grad_norm: jax.Array, reporter: "_Reporter") -> None:
+        loss, norm = float(np.mean([np.asarray(loss) for loss in losses])), float(grad_norm)
+        # The norm too: a gradient that is not a number has spoilt the parameters, but not yet the loss.
+        if not np.isfinite([loss, norm]).all():
             raise RunError(
-                f"{self._dir}: the loss is {loss} at step {step}; lower LEARNING_RATE and run again, "
+                f"{self._dir}: the loss is {loss} at step {step} (norm of its gradient: {norm}); "
+                "lower LEARNING_RATE and run again, "
                 f"which resumes from step {self._checkpoints.latest_step() or 0}"
             )
         left = self._budget.seconds - reporter.seconds() if self._budget.seconds else None
         rate = reporter.line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
         learning_rate = float(self._process.solver.learning_rate(step))
-        reporter.writer.write_scalars(step, {"loss": loss, "learning_rate": learning_rate, "examples_per_second": rate})
+        reporter.writer.write_scalars(
+            step, {"loss": loss, "grad_norm": norm, "learning_rate": learning_rate, "examples_per_second": rate}
+        )
 
     def _evaluate(self, step: int, state: TrainState, progress: Progress, reporter: "_Reporter") -> None:
         """Decodes the validation split, with keys of the current parameters, and decides whether to go on."""

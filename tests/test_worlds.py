@@ -179,7 +179,7 @@ def test_no_answer_is_rare(number):
 
 def test_ids_are_counted_from_0():
     rows = worlds.read(1, "test", "some_task", 3)
-    assert [row.example_id for row in rows] == [f"some_task/test/{i}" for i in range(3)]
+    assert [row.example_id for row in rows] == [f"some_task/world/test/{i}" for i in range(3)]
     assert {row.task for row in rows} == {"some_task"}
 
 

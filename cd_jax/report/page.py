@@ -76,7 +76,7 @@ def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str
         tables=table.tables(results),
         palette=palette,
         accuracy=_markup(plots.accuracy_chart(results, palette)),
-        loss=_markup(_curves(runs, "loss", "training loss", palette)),
+        loss=_markup(_curves(runs, "loss", "training loss", palette, logarithmic=True)),
         error=_markup(_curves(runs, "validation_error", "validation error", palette)),
         most_points=plots.MOST_POINTS,
         tasks=[_task_examples(task, runs) for task in targets],
@@ -87,9 +87,9 @@ def _markup(svg: str | None) -> markupsafe.Markup | None:
     return None if svg is None else markupsafe.Markup(svg)
 
 
-def _curves(runs: list[Run], metric: str, label: str, palette: dict[str, str]) -> str | None:
+def _curves(runs: list[Run], metric: str, label: str, palette: dict[str, str], logarithmic: bool = False) -> str | None:
     curves = [plots.Curve(run.agent, run.seed, results_lib.series(run.metrics, metric)) for run in runs]
-    return plots.learning_curves(curves, label, palette)
+    return plots.learning_curves(curves, label, palette, logarithmic)
 
 
 def _read_runs(directory: pathlib.Path) -> tuple[list[Run], list[str]]:

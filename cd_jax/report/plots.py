@@ -66,13 +66,16 @@ def colours(agents: Iterable[str]) -> dict[str, str]:
     return {agent: _COLOURS.get(agent) or spare[agent] for agent in ordered}
 
 
-def learning_curves(curves: Sequence[Curve], label: str, palette: dict[str, str]) -> str | None:
+def learning_curves(
+    curves: Sequence[Curve], label: str, palette: dict[str, str], logarithmic: bool = False
+) -> str | None:
     """One thin line for each run.
 
     Args:
       curves: the runs; those without a point are left out.
       label: what the values are, e.g. `training loss`.
       palette: `colours` of all agents of the page.
+      logarithmic: for values that fall over orders of magnitude.
 
     Returns:
       An `<svg>` element, or None where there is nothing to draw.
@@ -84,7 +87,10 @@ def learning_curves(curves: Sequence[Curve], label: str, palette: dict[str, str]
         chart, ax = _chart(_WIDTH)
         for curve in curves:
             _draw_curve(ax, curve, palette[curve.agent])
-        ax.set_ylim(bottom=0)
+        if logarithmic:
+            ax.set_yscale("log")
+        else:
+            ax.set_ylim(bottom=0)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))

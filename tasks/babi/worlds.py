@@ -187,7 +187,7 @@ def read(
             continue
         seen.add(prompt)
         facts = tuple(story.sentences[i] for i in story.support)
-        example_id = f"{task}/{split}/{len(examples)}"
+        example_id = f"{task}/world/{split}/{len(examples)}"
         examples.append(Example(example_id, task, context, story.question, story.answer, facts))
         if len(examples) == size:
             return examples
