@@ -21,7 +21,7 @@ demo: install
 demo-small: install
 	rm -rf runs/demo-small
 	$(BIN)/cd_jax demo --model_dir=runs/demo-small --gin.TRAIN_STEPS=20 --gin.WARMUP_STEPS=5 --gin.EVAL_PERIOD=10 --gin.train.log_period=10 \
-	  --gin.train.eval_per_task=4 --gin.EVAL_PER_TASK=4
+	  --gin.train.eval_per_task=4 --gin.EVAL_PER_TASK=4 --gin.SOURCE_PER_TASK=4
 
 test: install
 	$(BIN)/python -m pytest -q

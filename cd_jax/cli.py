@@ -97,11 +97,11 @@ def _find_gin(name: str) -> str:
 
 
 def _gin_files(args: argparse.Namespace) -> list[str]:
-    """The files asked for, else the verb's; before them, where a verb evaluates a run, the verb's and the run's own."""
+    """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
     files = list(args.gin_file)
-    if args.verb == "demo" and not files:
+    if args.verb == "demo":
         paper = args.direction or ("babi_to_com2sense" if args.babi_dir or args.com2sense_dir else None)
-        return [_find_gin(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"])]
+        return [_find_gin(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer"):
         if not own.is_file() and not files:
@@ -109,7 +109,7 @@ def _gin_files(args: argparse.Namespace) -> list[str]:
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
         return [_find_gin(DEFAULT_GIN[args.verb]), *run, *map(_find_gin, files)]
-    return [_find_gin(name) for name in files or [DEFAULT_GIN[args.verb]] if name]
+    return [_find_gin(name) for name in (DEFAULT_GIN[args.verb], *files)]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
@@ -140,9 +140,14 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
         for file in _gin_files(args):
             with _naming(file):
                 gin.parse_config_file(file)
-        known = _macros_read(gin.config_str())
+        config = gin.config_str(max_line_length=10**6)
+        for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
+            _check_macro(name, name, config)
         for statement in statements:
-            _check_macro(statement, known)
+            name = statement.partition("=")[0].strip()
+            if args.verb == "demo" and name in ("AGENT", "SEED"):
+                raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
+            _check_macro(name, f"--gin.{name}", config)
             with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
                 gin.parse_config(statement)
         with _naming("gin"):
@@ -174,18 +179,14 @@ def _folder(path: str | None) -> str | None:
     return os.path.abspath(path) if path and "://" not in path else path
 
 
-def _macros_read(config: str) -> set[str]:
-    return set(re.findall(r"%([A-Za-z_][\w.]*)", config)) | set(re.findall(r"^([A-Z_][A-Z_0-9]*) = ", config, re.M))
-
-
-def _check_macro(statement: str, known: set[str]) -> None:
+def _check_macro(name: str, shown: str, config: str) -> None:
     """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
-    name = statement.partition("=")[0].strip()
+    known = set(re.findall(r"%([A-Za-z_]\w*)", config))
     if "." in name or name in known:
         return
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]}?" if close else f"those that are read: {', '.join(sorted(known))}"
-    raise RequestError(f"--gin.{name}: nothing reads this macro; {hint}")
+    raise RequestError(f"{shown}: nothing reads this macro; {hint}")
 
 
 def _one_line(text: object) -> str:
@@ -221,6 +222,8 @@ def _run(arguments: Sequence[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)
     if args.verb != "report":
         _configure(args, statements)
+    elif statements or args.gin_file:
+        raise RequestError("report reads results and nothing of gin; leave --gin_file and --gin.… out")
     _verb(args)()
 
 

@@ -63,14 +63,17 @@ def distill(
         vocabularies.load(vocabulary)  # For its errors, before a teacher is paid.
     path = pathlib.Path(model_dir) / "updates.jsonl"
     done = store.read_grouped(path) if path.exists() else {}
-    _check_same(path, examples, done, seed)
+    asked = teacher()
+    _check_same(path, examples, done, seed, asked.name)
+    kept = pathlib.Path(model_dir) / "vocabulary.model"
+    if vocabulary and kept.exists() and kept.read_bytes() != pathlib.Path(vocabulary).read_bytes():
+        raise RequestError(f"{kept}: is another vocabulary than {vocabulary}; choose another --model_dir")
     store.repair(path)
     waiting = [example for example in examples if len(done.get(example.example_id, ())) < num_updates]
     if waiting:
-        _explain(path, waiting, done, teacher(), generations, num_updates, seed)
+        _explain(path, waiting, done, asked, generations, num_updates, seed)
     updates = store.read(path)
     print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}", flush=True)
-    kept = pathlib.Path(model_dir) / "vocabulary.model"
     if not kept.exists():
         texts += [f"answer: {example.answer}" for example in examples] + [update.update for update in updates]
         model = pathlib.Path(vocabulary).read_bytes() if vocabulary else None
@@ -80,10 +83,15 @@ def distill(
         os.replace(temporary, kept)
 
 
-def _check_same(path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], seed: int) -> None:
-    """Updates of another source or seed must not be mixed with these."""
+def _check_same(
+    path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], seed: int, teacher: str
+) -> None:
+    """Updates of another source, seed or teacher must not be mixed with these."""
     strangers = done.keys() - {example.example_id for example in examples}
     seeds = {update.seed for group in done.values() for update in group} - {seed}
+    teachers = {update.teacher for group in done.values() for update in group} - {teacher}
+    if teachers:
+        raise RequestError(f"{path}: holds updates of the teacher {min(teachers)!r}; choose another --model_dir")
     if strangers or seeds:
         what = f"example {min(strangers)!r}, which the source does not have" if strangers else f"seed {min(seeds)}"
         raise RequestError(f"{path}: holds updates of {what}; choose another --model_dir")

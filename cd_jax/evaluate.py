@@ -37,7 +37,7 @@ class TrainedRun:
         self._checkpoints = Checkpoints(self.directory, read_only=True)
         latest = self._checkpoints.latest_step()
         if latest is None:
-            raise RequestError(f"{self.directory}: holds no checkpoint; run `cd_jax train` with this --model_dir first")
+            raise RequestError(f"{self.directory}: holds no checkpoint; {_where_to_look(self.directory)}")
         self.progress: Progress = self._checkpoints.progress(latest)
         self.steps, self.best_step = latest, int(self.progress.best()[0])
         self.agent: str = self.progress.identity["agent"]
@@ -59,13 +59,23 @@ class TrainedRun:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
         attempts = self.process.attempt(self.params, self.process.eval_feed(tokenised(task, split, per_task)))
         lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
-        results.write_text(self.directory / "inference" / f"{task}-{self.best_step}.jsonl", "".join(lines))
+        results.write_text(self.inference_file(task, split), "".join(lines))
         return attempts
+
+    def inference_file(self, task: str, split: str) -> pathlib.Path:
+        """`inference/<task>-<step>.jsonl`; splits other than test have their name in it."""
+        name = task if split == "test" else f"{task}_{split}"
+        return self.directory / "inference" / f"{name}-{self.best_step}.jsonl"
 
     def attempt_prompt(self, prompt: str) -> Attempt:
         """Decodes a prompt that stands in no task."""
         asked = self.process.as_prompt(Example("", "", prompt, "", ""))
         return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
+
+
+def _where_to_look(directory: pathlib.Path) -> str:
+    runs = sorted(path.parent.name for path in directory.glob("*/checkpoints"))
+    return f"give one of its runs: {', '.join(runs)}" if runs else "run `cd_jax train` with this --model_dir first"
 
 
 def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
@@ -78,7 +88,12 @@ def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
 
 @gin.configurable
 def evaluate(
-    model_dir: str, source: str, targets: list[str], split: str = "test", per_task: int | None = None
+    model_dir: str,
+    source: str,
+    targets: list[str],
+    split: str = "test",
+    per_task: int | None = None,
+    source_per_task: int | None = None,
 ) -> dict[str, Any]:
     """Decodes held-out source questions and the targets, on which nothing was fine-tuned; writes `results.json`.
 
@@ -87,7 +102,8 @@ def evaluate(
       source: task or mixture that it was trained on.
       targets: tasks or mixtures that it was not.
       split: of all of them.
-      per_task: examples of each task; None takes all.
+      per_task: examples of each task of the targets; None takes all.
+      source_per_task: the same of the source.
 
     Returns:
       What stands in `results.json`.
@@ -97,8 +113,8 @@ def evaluate(
     """
     trained = TrainedRun(model_dir)
     summaries = []
-    for task in (source, *targets):
-        summaries.append(summary(task, trained.attempt(task, split, per_task)))
+    for task, size in ((source, source_per_task), *((target, per_task) for target in targets)):
+        summaries.append(summary(task, trained.attempt(task, split, size)))
         print(
             f"[{trained.agent}] {task}: accuracy {summaries[-1]['accuracy']:.3f} (n={summaries[-1]['n']})", flush=True
         )
@@ -137,7 +153,7 @@ def infer(model_dir: str, task: str | None = None, split: str = "test", per_task
     trained = TrainedRun(model_dir)
     if task:
         attempts = trained.attempt(task, split, per_task)
-        print(f"{len(attempts)} generations in {trained.directory / 'inference'}/{task}-{trained.best_step}.jsonl")
+        print(f"{len(attempts)} generations in {trained.inference_file(task, split)}")
         return
     attempt = trained.attempt_prompt(prompt)
     for found in attempt.retrieved:
@@ -149,7 +165,8 @@ def meta(seeds: list[int]) -> dict[str, Any]:
     """Versions, seeds, commit and hardware, for `results.json`."""
     devices = jax.devices()
     cores = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()} host of {os.cpu_count()} cores"
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    installed = {package.name for package in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
     return {"versions": versions, "seeds": seeds, "commit": _commit(), "hardware": cores}
 
 

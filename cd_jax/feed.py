@@ -31,6 +31,10 @@ class TokenisedExamples:
         """Of the examples, in order."""
         return [example.example_id for example in self.examples]
 
+    def families(self) -> list[str]:
+        """Of the examples, in order."""
+        return [example.family for example in self.examples]
+
 
 @dataclasses.dataclass(frozen=True)
 class Draw:

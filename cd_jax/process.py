@@ -5,6 +5,7 @@ The policies do not know one another; what passes between them passes through he
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import gin
 import numpy as np
@@ -142,13 +143,22 @@ class SelfLearningProcess:
         self.solver = solver
         self.memory = memory
         self._vocabulary = vocabulary
-        self._lengths = sequence_length
+        self._lengths, self._answer_weight = sequence_length, answer_weight
         self._eval_batch_size = self.check_batch_size("eval_batch_size", eval_batch_size)
         self._passages = memory.num_queries if memory else 0
         self._converter = PassagesFeatureConverter(vocabulary, self._passages, answer_weight)
         self._exact, self._graded = answers.ExactMatch(), verifier()
         texts = [entry.update for entry in memory.entries] if memory else [""]
         self._memory_tokens = vocabulary.encode_tf(tf.constant(texts))
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint records of the process: with other values it would not go on as it began."""
+        return {
+            "sequence_length": self._lengths,
+            "answer_weight": self._answer_weight,
+            "num_queries": self._passages,
+            "num_axes": self.memory.num_axes if self.memory else 0,
+        }
 
     def check_batch_size(self, name: str, batch_size: int) -> int:
         """The batch size, where the mesh divides it.
@@ -207,7 +217,7 @@ class SelfLearningProcess:
         # The entries' contexts are among the source's: each is encoded once, as key and as query.
         example_ids, embeddings = source.ids(), self._embed(params, source.inputs)
         self._write_keys(self.memory, example_ids, embeddings)
-        found = self.memory.retrieve(embeddings, example_ids, np.random.default_rng((seed, epoch, 2)))
+        found = self.memory.retrieve(embeddings, source.families(), np.random.default_rng((seed, epoch, 2)))
         return {"keys": self.memory.keys, "retrieved": found.entries}
 
     def draw(
@@ -280,7 +290,7 @@ class SelfLearningProcess:
           feed: of `eval_feed`.
         """
         asked = feed.asked
-        found = self.memory.retrieve(self._embed(params, asked.inputs), asked.ids()) if self.memory else None
+        found = self.memory.retrieve(self._embed(params, asked.inputs), asked.families()) if self.memory else None
         rows, batch_size = len(asked.examples), self._eval_batch_size
         filled = np.resize(np.arange(rows, dtype=np.int32), -(-rows // batch_size) * batch_size)
         memory = found.entries[filled] if found else np.zeros((len(filled), 0), np.int32)

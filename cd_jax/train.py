@@ -105,6 +105,9 @@ class Trainer:
             "seed": seed,
             "batch_size": batch_size,
             "network": self._process.solver.config_dict(),
+            "optimizer": self._process.solver.optimizer_name,
+            "process": self._process.settings(),
+            "updates": _digest(repr(updates).encode()),
             "vocabulary": _digest(vocabulary_path.read_bytes()),
             "source_examples": _digest("".join(map(repr, self._source.examples)).encode()),
         }

@@ -16,6 +16,7 @@ class Example:
       supporting_facts: the sentences of the context on which the answer rests, in the order of the context.
       contrast: the complementary statement (Com2Sense), or an empty string.
       pair_id: the same for the two statements of a complementary pair; empty where there are no pairs.
+      story_id: the same for the questions about one story; empty where a story has one question.
     """
 
     example_id: str
@@ -26,6 +27,12 @@ class Example:
     supporting_facts: tuple[str, ...] = ()
     contrast: str = ""
     pair_id: str = ""
+    story_id: str = ""
+
+    @property
+    def family(self) -> str:
+        """What the examples share whose explanations give one another's answers away."""
+        return self.pair_id or self.story_id or self.example_id
 
     @property
     def prompt(self) -> str:

@@ -80,6 +80,8 @@ def test_every_verb_has_help(verb, capsys):
         (["train", "--model_dir=x", "--gin.SEED"], ["--gin.NAME=VALUE"]),
         (["train", "--model_dir=x", "--gin_file=runs/nothing.gin"], ["runs/nothing.gin", "no such gin file"]),
         (["demo", "--seeds", "one"], ["--seeds", "one"]),
+        (["demo", "--gin.SEED=3"], ["--gin.SEED", "SEEDS"]),
+        (["report", "--model_dir=x", "--gin.SEEDS=[3]"], ["--gin"]),
         (["demo", "--direction=sideways"], ["sideways", "babi_to_com2sense"]),
         (["tasks", "babi_short", "--split=dev"], ["dev", "validation"]),
     ],
@@ -136,6 +138,12 @@ def test_a_gin_file_that_is_wrong_is_named_with_its_line(tmp_path, capfd):
     )
     file.write_text("include 'runs/distill.gin'\nSOURCE = 'babi_qa1\n")
     refused(capfd, ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}"], str(file), "line 2")
+    file.write_text("NUM_UPDTES = 3\n")
+    refused(
+        capfd,
+        ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}", "--gin.SOURCE='babi_qa1'"],
+        "NUM_UPDTES: nothing reads this macro; did you mean NUM_UPDATES?",
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -204,6 +212,9 @@ def test_missing_folders_and_files(tmp_path, capfd):
         ({"AGENT": "'cd_finetune'"}, ["agent='cd_memory'", "'cd_finetune'"]),
         ({"SEED": 1}, ["seed=0", "not 1"]),
         ({"BATCH_SIZE": 4}, ["batch_size=2", "not 4"]),
+        ({"NUM_QUERIES": 3}, ["process=", "'num_queries': 2", "'num_queries': 3"]),
+        ({"ANSWER_WEIGHT": 5.0}, ["process=", "'answer_weight': 2.0", "'answer_weight': 5.0"]),
+        ({"Solver__optimizer": "@optax.adamw"}, ["optimizer='adafactor'", "not 'adamw'"]),
     ],
 )
 def test_another_runs_checkpoint_is_refused(bindings, words, trained, distilled, capfd):
@@ -295,9 +306,11 @@ DEMO = {
     "TARGETS": "['babi_qa13_short']",
     "TRAIN_STEPS": 6,
     "EVAL_PER_TASK": 3,
+    "SOURCE_PER_TASK": 3,
 }
 
 
+@pytest.mark.slow
 def test_the_demo_in_miniature(tmp_path, user_environment, capfd):
     folder = tmp_path / "demo"
     given = runs.arguments("demo", folder, **DEMO)

@@ -134,6 +134,15 @@ def test_updates_of_another_request_are_not_mixed(tmp_path, uninterrupted, other
     assert content(tmp_path) == before
 
 
+def test_updates_of_another_teacher_are_not_mixed(tmp_path, uninterrupted):
+    first = uninterrupted["updates.jsonl"].splitlines(keepends=True)[0]
+    (tmp_path / "updates.jsonl").write_bytes(first.replace(b'"oracle"', b'"somebody"'))
+    before = content(tmp_path)
+    with pytest.raises(RequestError, match=r"updates\.jsonl: holds updates of the teacher 'somebody'; choose another"):
+        run(tmp_path)
+    assert content(tmp_path) == before
+
+
 def write_attempts(path, generations):
     path.write_text("".join(json.dumps({"example_id": k, "generation": v}) + "\n" for k, v in generations.items()))
     return str(path)

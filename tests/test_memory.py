@@ -109,9 +109,7 @@ def retrieve_slowly(memory, embeddings, ids, picked):
         for query in asked:
             point = mean + axes[query - 1] * (axes[query - 1] @ (embedding - mean)) if query else embedding
             distances = ((keys - point) ** 2).sum(-1)
-            free = [
-                i for i, e in enumerate(memory.entries) if e.example_id != example_id and i not in [t for t, _ in taken]
-            ]
+            free = [i for i, e in enumerate(memory.entries) if e.owner != example_id and i not in [t for t, _ in taken]]
             nearest = min(free, key=distances.__getitem__)
             taken.append((nearest, distances[nearest]))
         rows.append(taken)
@@ -156,6 +154,14 @@ class TestRetrieve:
             for example_id, row in zip(ids, found.entries, strict=True):
                 assert len(set(row)) == num_queries
                 assert example_id not in {entries[i].example_id for i in row}
+
+    def test_never_of_its_own_family(self):
+        """The other statement of a pair, or another question about the story, gives the answer away too."""
+        entries = [Entry(f"e{i}", "p", f"u{i}", family=f"pair{i // 2}") for i in range(8)]
+        memory = written(entries, normal(8, 5), num_queries=3)
+        found = memory.retrieve(memory.keys, [entry.family for entry in entries], np.random.default_rng(0))
+        for entry, row in zip(entries, found.entries, strict=True):
+            assert entry.family not in {entries[i].family for i in row}
 
     def test_evaluation_asks_the_leading_axes_then_the_key(self):
         memory = written(entries_of([1] * 20), normal(20, 6), num_queries=4, num_axes=6)

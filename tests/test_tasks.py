@@ -99,6 +99,9 @@ class TestRegistry:
         tasks.register(babi_dir=BABI_DIR)
         rows = tasks.examples("babi_low_data", "train")
         assert [row.task for row in rows] == [f"babi_qa{n}" for n in range(1, 21) for _ in range(5)]
+        # Questions about one story share their explanations: one of them would answer the others from memory.
+        assert len({row.story_id for row in rows}) == 100
+        assert {row.story_id for row in rows} & {""} == set()
         assert len(tasks.examples("babi_all", "test")) == 20_000
 
     @needs_com2sense

@@ -17,11 +17,24 @@ from cd_jax.types import Example, Update
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What stands beside a key: the update, and the context whose embedding the key is."""
+    """What stands beside a key: the update, and the context whose embedding the key is.
+
+    Attributes:
+      example_id: the example that the update explains.
+      prompt: its context and question.
+      update: the text.
+      family: of the example, see `Example.family`; empty where it stands alone.
+    """
 
     example_id: str
     prompt: str
     update: str
+    family: str = ""
+
+    @property
+    def owner(self) -> str:
+        """To whom the entry is not shown in training."""
+        return self.family or self.example_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +60,8 @@ def choose_entries(examples: list[Example], updates: dict[str, list[Update]], ca
         for i in order:
             explained = updates.get(examples[i].example_id, [])
             if sample < len(explained):
-                entries.append(Entry(examples[i].example_id, examples[i].prompt, explained[sample].update))
+                example = examples[i]
+                entries.append(Entry(example.example_id, example.prompt, explained[sample].update, example.family))
             if len(entries) == capacity:
                 return entries
     return entries
@@ -73,9 +87,9 @@ class EpisodicMemory:
           index: the nearest-neighbour back end.
 
         Raises:
-          RequestError: fewer entries, those of the context's own example left out, than what is to be retrieved.
+          RequestError: fewer entries, those of the context's own family left out, than what is to be retrieved.
         """
-        most_owned = max(collections.Counter(e.example_id for e in entries).values(), default=0)
+        most_owned = max(collections.Counter(e.owner for e in entries).values(), default=0)
         if len(entries) - most_owned < max(num_queries, 1):
             raise RequestError(
                 f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; "
@@ -90,8 +104,8 @@ class EpisodicMemory:
         self.num_axes = num_axes
         self._make_index = index
         self.keys = np.zeros((len(entries), 0), np.float32)
-        owners = {e.example_id: i for i, e in enumerate(entries)}
-        self._owner = np.array([owners[e.example_id] for e in entries])
+        owners = {e.owner: i for i, e in enumerate(entries)}
+        self._owner = np.array([owners[e.owner] for e in entries])
         self._owners = owners
         self._most_owned = most_owned
 
@@ -109,14 +123,12 @@ class EpisodicMemory:
         scores = rng.random((rows, 1 + len(self._axes)))
         return scores.argsort(-1)[:, : self.num_queries]
 
-    def retrieve(
-        self, embeddings: np.ndarray, example_ids: list[str], rng: np.random.Generator | None = None
-    ) -> Retrieved:
-        """Finds updates for contexts; never one of the context's own example, which would give the answer away.
+    def retrieve(self, embeddings: np.ndarray, owners: list[str], rng: np.random.Generator | None = None) -> Retrieved:
+        """Finds updates for contexts; never one of the context's own family, which would give the answer away.
 
         Args:
           embeddings: `[rows, embed]`, under the same parameters as the keys.
-          example_ids: of the rows.
+          owners: the family of each row, or its id where it stands alone.
           rng: draws the queries (training); None asks the fixed ones (evaluation).
         """
         rows = len(embeddings)
@@ -128,7 +140,7 @@ class EpisodicMemory:
         found, distances = self._index.search(asked, count)
         shape = (rows, self.num_queries, count)
         found, distances = np.asarray(found, np.int32).reshape(shape), np.asarray(distances).reshape(shape)
-        own = np.array([self._owners.get(example_id, -1) for example_id in example_ids])
+        own = np.array([self._owners.get(owner, -1) for owner in owners])
         return self._first_free(found, distances, picked.astype(np.int32), own)
 
     def _first_free(self, found: np.ndarray, distances: np.ndarray, picked: np.ndarray, own: np.ndarray) -> Retrieved:

@@ -2,7 +2,6 @@
 
 import pathlib
 
-from cd_jax.errors import RequestError
 from cd_jax.report import page, results, table
 
 
@@ -20,8 +19,6 @@ def report(model_dir: str) -> str:
     """
     directory = pathlib.Path(model_dir)
     runs = results.run_dirs(directory)
-    if not runs:
-        raise RequestError(f"{directory}: holds no results.json; run `cd_jax eval` with this --model_dir first")
     merged = results.merge(directory)
     results.write_json(directory / "results.json", merged)
     written = page.write(directory)

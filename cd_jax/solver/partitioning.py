@@ -34,8 +34,8 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
     Raises:
       RequestError: `data * model` is not the number of devices.
     """
-    # Several steps in flight on fake CPU devices wait for one another's threads, and XLA ends the process. The setting is
-    # read when JAX first looks for devices; it does not concern accelerators.
+    # Several steps in flight on fake CPU devices wait for one another's threads, and XLA ends the process. JAX reads
+    # the setting when it first looks for devices; it does not concern accelerators.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     devices = jax.devices() if devices is None else devices
     if data == -1 and model > 0:

@@ -61,6 +61,7 @@ class Solver:
         """
         self.config = dataclasses.replace(config, vocab_size=config.vocab_size or vocab_size)
         self.learning_rate = learning_rate
+        self.optimizer_name: str = optimizer.__name__
         self.mesh = partitioning.make_mesh(mesh_data, mesh_model, devices)
         self._network = T5(self.config)
         self._optimizer = optimizer(learning_rate=learning_rate)
@@ -188,7 +189,8 @@ class Solver:
         """Context embeddings, the mean of the encoder's states: `[rows, length]` to float32 `[rows, embed]`."""
         padded = np.pad(tokens, ((0, -len(tokens) % batch_size), (0, 0)))
         parts = []
+        hosts, host = jax.process_count(), jax.process_index()
         for rows in np.split(padded, len(padded) // batch_size):
-            batch = partitioning.shard_batch(self.mesh, {"tokens": rows})
+            batch = partitioning.shard_batch(self.mesh, {"tokens": np.split(rows, hosts)[host]})
             parts.append(self._on_mesh(self._embed, params, batch["tokens"]))
         return np.concatenate([np.asarray(part) for part in parts])[: len(tokens)]

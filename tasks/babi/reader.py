@@ -129,7 +129,10 @@ def _questions(lines: Iterable[str], source: str) -> Iterator[_Question]:
 
 def _examples(questions: Iterable[_Question], task: str, split: str) -> Iterator[Example]:
     for index, q in enumerate(questions):
-        yield Example(f"{task}/{split}/{index}", task, q.context, q.question, q.answer, q.supporting_facts)
+        story_id = f"{task}/{split}/story{q.story}"
+        yield Example(
+            f"{task}/{split}/{index}", task, q.context, q.question, q.answer, q.supporting_facts, story_id=story_id
+        )
 
 
 def parse_story_lines(lines: Iterable[str], source: str, task: str, split: str) -> Iterator[Example]:

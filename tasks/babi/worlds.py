@@ -21,7 +21,7 @@ TAKES = ("picked up the {} there", "got the {} there", "took the {} there", "gra
 DROPS = ("dropped the {}", "left the {}", "discarded the {}", "put down the {}")
 SEQUELS = ("Then", "After that", "Afterwards", "Following that")
 
-# Of a hundred stories (by checksum, so that no story stands in two splits) these go to each split.
+# Of a hundred prompts (by checksum, so that no prompt stands in two splits) these go to each split.
 _SPLITS = {"test": range(0, 10), "validation": range(10, 20), "train": range(20, 100)}
 
 
@@ -170,7 +170,7 @@ def read(
 
     Args:
       number: of the bAbI task, one of `WORLDS`.
-      split: `train`, `validation` or `test`; no story is in two of them.
+      split: `train`, `validation` or `test`; no prompt is in two of them.
       task: the name of the SeqIO task.
       size: examples.
       sentences: the lengths of the stories, in sentences. Tasks 11 and 13 make pairs: theirs are the even ones.
