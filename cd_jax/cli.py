@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import logging
 import os
 import pathlib
 import re
@@ -134,26 +133,24 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
         statements.append(f"SEEDS = {args.seeds}")
     for folder in _gin_folders():
         gin.add_config_file_search_path(str(folder))
-    # gin reports every folder that does not hold an included file as an error, and goes on to the next.
-    logging.disable(logging.ERROR)
-    try:
-        for file in _gin_files(args):
-            with _naming(file):
-                gin.parse_config_file(file)
-        config = gin.config_str(max_line_length=10**6)
-        for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
-            _check_macro(name, name, config)
-        for statement in statements:
-            name = statement.partition("=")[0].strip()
-            if args.verb == "demo" and name in ("AGENT", "SEED"):
-                raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
-            _check_macro(name, f"--gin.{name}", config)
-            with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
-                gin.parse_config(statement)
-        with _naming("gin"):
-            gin.finalize()
-    finally:
-        logging.disable(logging.NOTSET)
+    # Plain files alone: gin's second reader takes `runs/` for a Python package, and fails where the working folder has
+    # a folder of that name, as it does where runs are kept.
+    del gin.config._FILE_READERS[1:]
+    for file in _gin_files(args):
+        with _naming(file):
+            gin.parse_config_file(file)
+    config = gin.config_str(max_line_length=10**6)
+    for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
+        _check_macro(name, name, config)
+    for statement in statements:
+        name = statement.partition("=")[0].strip()
+        if args.verb == "demo" and name in ("AGENT", "SEED"):
+            raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
+        _check_macro(name, f"--gin.{name}", config)
+        with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
+            gin.parse_config(statement)
+    with _naming("gin"):
+        gin.finalize()
     bindings.check_values()
 
 

@@ -130,6 +130,13 @@ def test_wrong_bindings_change_nothing(bindings, words, distilled, tmp_path, cap
     assert not folder.exists()
 
 
+def test_a_folder_of_runs_in_the_working_folder_is_not_taken_for_a_package(tmp_path, user_environment):
+    (tmp_path / "runs").mkdir()
+    given = [sys.executable, "-m", "cd_jax", "train", "--model_dir=x"]
+    process = subprocess.run(given, cwd=tmp_path, env=user_environment, capture_output=True, text=True, timeout=300)
+    assert "AGENT is not bound" in process.stderr
+
+
 def test_a_gin_file_that_is_wrong_is_named_with_its_line(tmp_path, capfd):
     file = tmp_path / "mine.gin"
     file.write_text("include 'runs/distill.gin'\nSOURCE = 'babi_qa1'\ndistil.seed = 1\n")
@@ -239,7 +246,7 @@ def test_eval_and_infer_read_the_runs_own_config(trained, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
     files = {path.name for path in folder.iterdir()}
-    given = {"EVAL_PER_TASK": 3, "TARGETS": "['babi_qa13_short']"}
+    given = {"EVAL_PER_TASK": 3, "SOURCE_PER_TASK": 3, "TARGETS": "['babi_qa13_short']"}
     assert runs.here(runs.arguments("eval", folder, **given)) == 0
     best = json.loads((folder / "results.json").read_text())["runs"][0]["best_step"]
     [run] = json.loads((folder / "results.json").read_text())["runs"]
