@@ -35,11 +35,9 @@ class TrainedRun:
         """
         self.directory = pathlib.Path(model_dir)
         self._checkpoints = Checkpoints(self.directory, read_only=True)
-        latest = self._checkpoints.latest_step()
-        if latest is None:
-            raise RequestError(f"{self.directory}: holds no checkpoint; {_where_to_look(self.directory)}")
-        self.progress: Progress = self._checkpoints.progress(latest)
-        self.steps, self.best_step = latest, int(self.progress.best()[0])
+        self.progress: Progress
+        self.best_step, self.progress = self._checkpoints.best()
+        self.steps = self._checkpoints.latest_step()
         self.agent: str = self.progress.identity["agent"]
         self._read_process()
 
@@ -49,8 +47,8 @@ class TrainedRun:
         entries = episodic.load_entries(self.directory / "memory") if remembers else []
         self.process: SelfLearningProcess = run.make_process(self.agent, vocabulary, entries)
         solver = self.process.solver
-        self._checkpoints.check_identity(self.progress.identity | {"network": solver.config_dict()})
-        self.params = self._checkpoints.restore_params(self.best_step, solver.abstract_state())
+        self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
+        self.params = self._checkpoints.restore_params(self.best_step, solver.abstract_state().params)
         self._checkpoints.close()
         # The same keys as in memory/: the best parameters encode them.
         self.process.remember(self.params)
@@ -71,11 +69,6 @@ class TrainedRun:
         """Decodes a prompt that stands in no task."""
         asked = self.process.as_prompt(Example("", "", prompt, "", ""))
         return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
-
-
-def _where_to_look(directory: pathlib.Path) -> str:
-    runs = sorted(path.parent.name for path in directory.glob("*/checkpoints"))
-    return f"give one of its runs: {', '.join(runs)}" if runs else "run `cd_jax train` with this --model_dir first"
 
 
 def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import shutil
 import time
@@ -53,6 +54,7 @@ def train(
     batch_size: int,
     budget: Budget,
     distilled: str | None = None,
+    initial_checkpoint: str | None = None,
     eval_period: int = 200,
     eval_per_task: int | None = None,
     log_period: int = 50,
@@ -67,6 +69,8 @@ def train(
       batch_size: examples a step, over all hosts.
       budget: when it ends.
       distilled: folder with the `updates.jsonl` and `vocabulary.model` of `cd_jax distill`; None looks in `model_dir`.
+      initial_checkpoint: a run or an imported model whose best parameters this run starts from (T5X's
+        INITIAL_CHECKPOINT_PATH); None starts from random ones.
       eval_period: steps between evaluations on the validation split; each is also saved.
       eval_per_task: validation examples of each task; None takes all.
       log_period: steps between lines of progress and metrics; divides `eval_period`.
@@ -77,13 +81,16 @@ def train(
     """
     if eval_period % log_period:
         raise RequestError(f"train.log_period={log_period} does not divide train.eval_period={eval_period}; bind it so")
-    Trainer(model_dir, agent, source, seed, batch_size, budget, distilled, eval_per_task).run(eval_period, log_period)
+    trainer = Trainer(model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task)
+    trainer.run(eval_period, log_period)
 
 
 class Trainer:
     """One run: its data, its process and its loop."""
 
-    def __init__(self, model_dir, agent, source, seed, batch_size, budget, distilled, eval_per_task):
+    def __init__(
+        self, model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task
+    ):
         """Reads everything, so that what is wrong shows before anything is written. See `train`."""
         self._dir = pathlib.Path(model_dir)
         self._name, self._seed, self._budget = f"{agent} seed {seed}", seed, budget
@@ -104,7 +111,8 @@ class Trainer:
             "source": source,
             "seed": seed,
             "batch_size": batch_size,
-            "network": self._process.solver.config_dict(),
+            "network": self._process.solver.config.shape(),
+            "initial_checkpoint": os.path.abspath(initial_checkpoint) if initial_checkpoint else None,
             "optimizer": self._process.solver.optimizer_name,
             "process": self._process.settings(),
             "updates": _digest(repr(updates).encode()),
@@ -113,13 +121,37 @@ class Trainer:
         }
         self._checkpoints = Checkpoints(self._dir)
         self._checkpoints.check_identity(self._identity)
+        self._initial = None
+        if initial_checkpoint and self._checkpoints.latest_step() is None:
+            self._initial = self._read_initial(pathlib.Path(initial_checkpoint))
+
+    def _read_initial(self, folder: pathlib.Path):
+        """The parameters to start from, on the mesh.
+
+        Raises:
+          RequestError: there are none, or they are of another network or another vocabulary.
+        """
+        checkpoints = Checkpoints(folder, read_only=True)
+        step, progress = checkpoints.best()
+        theirs = folder / "vocabulary.model"
+        if not theirs.is_file() or theirs.read_bytes() != self._vocabulary_path.read_bytes():
+            raise RequestError(
+                f"{self._vocabulary_path}: is not the vocabulary of {folder}; "
+                f"distill into another --model_dir with --gin.distill.vocabulary=\"'{theirs}'\""
+            )
+        solver = self._process.solver
+        checkpoints.check_identity(progress.identity | {"network": solver.config.shape()})
+        params = checkpoints.restore_params(step, solver.abstract_state().params)
+        checkpoints.close()
+        return params
 
     # Set-up: fresh or where the last checkpoint left off
 
     def _start(self) -> tuple[TrainState, dict[str, np.ndarray], Progress]:
         solver, step = self._process.solver, self._checkpoints.latest_step()
         if step is None:
-            return solver.init(self._seed), {}, Progress(self._identity)
+            state = solver.init(self._seed) if self._initial is None else solver.start_from(self._initial)
+            return state, {}, Progress(self._identity)
         print(f"[{self._name}] resumes from step {step} in {self._dir}", flush=True)
         return self._checkpoints.restore(step, solver.abstract_state())
 

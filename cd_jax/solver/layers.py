@@ -1,8 +1,7 @@
-"""Layers of T5 1.1 in Flax Linen (arXiv 1910.10683, 2002.05202), every parameter with logical axis names.
+"""Layers of T5 in Flax Linen (arXiv 1910.10683, 2002.05202), every parameter with logical axis names.
 
-The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`; `partitioning.py` maps them to the
-mesh. Kernels of the attention keep heads and head width in one axis, `joined_kv`, so that a model axis longer than the
-number of heads still divides it.
+The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`, `layers`; the solver's rules map them
+to the mesh. Dropout happens where the caller gives a `dropout` rng, and only there.
 """
 
 import functools
@@ -11,28 +10,68 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cd_jax.solver import attention
 from cd_jax.solver.config import T5Config
 
-MASKED = -1e10
+Cache = dict[str, jax.Array]
+_ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "linear": lambda x: x,
+}
 
 
-def _kernel(init, *names):
+def _named(init, *names):
     return nn.with_logical_partitioning(init, names)
 
 
-def dense(
-    config: T5Config, features: int, names: tuple[str, str], name: str | None = None, scale: float = 1.0
-) -> nn.Dense:
-    """A linear layer with named axes. T5 1.1 has no biases anywhere, and initialises by fan-in."""
-    init = nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
-    return nn.Dense(features, use_bias=False, dtype=config.dtype, kernel_init=_kernel(init, *names), name=name)
+class Dense(nn.Module):
+    """A linear layer. T5 has no biases anywhere, and initialises by fan-in.
+
+    Attributes:
+      features: of the output.
+      names: logical axes of the kernel.
+      dtype: of the product.
+      scale: of the variance of the initial kernel.
+    """
+
+    features: int
+    names: tuple[str, str]
+    dtype: str
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., inputs]` to `[..., features]`."""
+        init = _named(nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal"), *self.names)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        # As one matrix: the gradient of the kernel is then a plain product, which is three times as fast on the CPU.
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        return (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
 
 
 def layer_norm(config: T5Config, name: str | None = None) -> nn.RMSNorm:
     """T5's layer norm: root mean square only, no centring, no bias."""
-    return nn.RMSNorm(
-        epsilon=1e-6, dtype=config.dtype, scale_init=_kernel(nn.initializers.ones_init(), "embed"), name=name
-    )
+    init = _named(nn.initializers.ones_init(), "embed")
+    return nn.RMSNorm(epsilon=1e-6, dtype=config.dtype, scale_init=init, name=name)
+
+
+class Dropout(nn.Module):
+    """One draw for all positions of a sequence, as in T5X: `[batch, 1, embed]` random bits are next to none.
+
+    Attributes:
+      rate: share of what is dropped.
+      axis: along which a draw is shared.
+    """
+
+    rate: float
+    axis: int = -2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`x`, some of it 0 and the rest scaled up; `x` itself where there is no `dropout` rng."""
+        drop = nn.Dropout(self.rate, broadcast_dims=(self.axis,))
+        return drop(x, deterministic=not self.has_rng("dropout"))
 
 
 class RelativePositionBias(nn.Module):
@@ -46,107 +85,147 @@ class RelativePositionBias(nn.Module):
     config: T5Config
     bidirectional: bool
 
-    def _bucket(self, relative_position: jax.Array) -> jax.Array:
-        """Maps key position minus query position to a bucket (arXiv 1910.10683, section 2.1)."""
-        buckets = self.config.relative_attention_num_buckets
-        offset = jnp.zeros_like(relative_position)
-        distance = -relative_position
-        if self.bidirectional:
-            buckets //= 2
-            offset = jnp.where(distance < 0, buckets, 0)
-            distance = jnp.abs(distance)
-        distance = jnp.maximum(distance, 0)
-        exact = buckets // 2
-        log_ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
-        log_range = jnp.log(jnp.float32(self.config.relative_attention_max_distance / exact))
-        far = exact + (log_ratio / log_range * (buckets - exact)).astype(jnp.int32)
-        return offset + jnp.where(distance < exact, distance, jnp.minimum(far, buckets - 1))
-
     @nn.compact
     def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
-        """Positions `[queries]` and `[keys]` to a bias `[1, heads, queries, keys]`."""
-        table = self.param(
-            "rel_embedding",
-            _kernel(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), "heads", "relpos_buckets"),
-            (self.config.num_heads, self.config.relative_attention_num_buckets),
+        """Positions `[queries]` and `[keys]` to a float32 bias `[heads, queries, keys]`."""
+        config = self.config
+        init = _named(nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"), "heads", "relpos_buckets")
+        table = self.param("rel_embedding", init, (config.num_heads, config.relative_attention_num_buckets))
+        buckets = attention.bucket(
+            key_positions[None, :] - query_positions[:, None],
+            self.bidirectional,
+            config.relative_attention_num_buckets,
+            config.relative_attention_max_distance,
         )
-        buckets = self._bucket(key_positions[None, :] - query_positions[:, None])
-        return table[:, buckets][None].astype(self.config.dtype)
+        return table[:, buckets]
 
 
 class Attention(nn.Module):
-    """Multi-head attention without scaling of the logits (T5 folds it into the initialisation).
-
-    Called with `decode=True` it works on one position at a time and keeps keys and values in the `cache` collection:
-    self-attention adds the new position; cross-attention computes the encoder's once, when the cache is made.
-    """
+    """Multi-head attention; kernels keep heads and head width in one axis, `joined_kv`."""
 
     config: T5Config
 
-    def _heads(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
-
-    def _append(self, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Writes one position `[batch, 1, heads, head_dim]` to the cache; returns all of it."""
-        filling = self.has_variable("cache", "cached_key")
-        cached_key = self.variable("cache", "cached_key", jnp.zeros_like, key)
-        cached_value = self.variable("cache", "cached_value", jnp.zeros_like, value)
-        index = self.variable("cache", "index", lambda: jnp.array(0, jnp.int32))
-        if not filling:
-            return key, value
-        cached_key.value = jax.lax.dynamic_update_slice(cached_key.value, key, (0, index.value, 0, 0))
-        cached_value.value = jax.lax.dynamic_update_slice(cached_value.value, value, (0, index.value, 0, 0))
-        index.value = index.value + 1
-        return cached_key.value, cached_value.value
-
-    @nn.compact
-    def __call__(
-        self, queries: jax.Array, keys: jax.Array, bias: jax.Array | None, cross: bool = False, decode: bool = False
-    ) -> jax.Array:
-        """Attends.
-
-        Args:
-          queries: `[batch, queries, embed]`.
-          keys: `[batch, keys, embed]`.
-          bias: added to the logits, broadcast to `[batch, heads, queries, keys]`.
-          cross: keys are the encoder's states.
-          decode: keep keys and values in the `cache` collection.
-
-        Returns:
-          `[batch, queries, embed]`.
-        """
+    def setup(self):
+        """Makes the projections."""
         config = self.config
-        joined = config.num_heads * config.head_dim
-        project = functools.partial(dense, config, joined, ("embed", "joined_kv"))
-        query = self._heads(project("query", scale=1.0 / config.head_dim)(queries))
-        key_layer, value_layer = project("key"), project("value")
-        if cross and decode:
-            # Module.variable calls the initialiser only when the cache is made.
-            key = self.variable("cache", "cross_key", lambda: self._heads(key_layer(keys))).value
-            value = self.variable("cache", "cross_value", lambda: self._heads(value_layer(keys))).value
-        else:
-            key, value = self._heads(key_layer(keys)), self._heads(value_layer(keys))
-            if decode:
-                key, value = self._append(key, value)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key)
-        # Softmax in float32: bfloat16 loses the tail.
-        logits = logits.astype(jnp.float32) + (0.0 if bias is None else bias.astype(jnp.float32))
-        weights = jax.nn.softmax(logits).astype(config.dtype)
-        attended = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-        attended = attended.reshape(*attended.shape[:-2], joined)
-        return dense(config, config.emb_dim, ("joined_kv", "embed"), "out")(attended)
+        project = functools.partial(Dense, config.num_heads * config.head_dim, ("embed", "joined_kv"), config.dtype)
+        self.query = project(scale=1.0 / config.head_dim)
+        self.key, self.value = project(), project()
+        self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype)
+        self.dropout = Dropout(config.dropout_rate, axis=-1)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        """`[batch, length, joined_kv]` to `[batch, heads, length, head_dim]`."""
+        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return nn.with_logical_constraint(jnp.swapaxes(x, 1, 2), ("batch", "heads", "length", "kv"))
+
+    def __call__(self, x: jax.Array, context: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
+        """Attends from `x` `[batch, queries, embed]` to `context` `[batch, keys, embed]`; see `attention.attend`."""
+        query, key, value = self._heads(self.query(x)), self._heads(self.key(context)), self._heads(self.value(context))
+        # T5X drops attention weights for all queries at once: which is to drop rows of the values.
+        attended = attention.attend(query, key, self.dropout(value), bias, mask)
+        attended = jnp.swapaxes(attended, 1, 2)
+        return self.out(attended.reshape(*attended.shape[:-2], -1))
+
+    def keys_and_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What `step` reads: `[batch, heads, head_dim, keys]` and `[batch, heads, keys, head_dim]`."""
+        return jnp.swapaxes(self._heads(self.key(context)), -1, -2), self._heads(self.value(context))
+
+    def step(self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
+        """Single positions `[rows, embed]` attend to `keys_and_values`, which several rows may share."""
+        query = self.query(x).reshape(len(key), -1, self.config.num_heads, self.config.head_dim)
+        return self.out(attention.attend_once(query, key, value, bias).reshape(len(x), -1))
 
 
 class MlpBlock(nn.Module):
-    """The gated-GELU feed-forward layer of T5 1.1 (arXiv 2002.05202)."""
+    """The feed-forward layer: gated GELU in T5 1.1 (arXiv 2002.05202), ReLU in T5 1.0."""
 
     config: T5Config
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        """`[batch, length, embed]` to the same shape."""
-        wide = functools.partial(dense, self.config, self.config.mlp_dim, ("embed", "mlp"))
-        x = jax.nn.gelu(wide("wi_0")(x), approximate=True) * wide("wi_1")(x)
-        x = nn.with_logical_constraint(x, ("batch", "length", "mlp"))
-        x = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))(x, deterministic=deterministic)
-        return dense(self.config, self.config.emb_dim, ("mlp", "embed"), "wo")(x)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., embed]` to the same shape."""
+        config, product = self.config, 1.0
+        for i, activation in enumerate(config.mlp_activations):
+            name = f"wi_{i}" if len(config.mlp_activations) > 1 else "wi"
+            wide = Dense(config.mlp_dim, ("embed", "mlp"), config.dtype, name=name)(x)
+            product = _ACTIVATIONS[activation](wide) * product
+        if x.ndim == 3:
+            product = nn.with_logical_constraint(product, ("batch", "length", "mlp"))
+        product = Dropout(config.dropout_rate)(product)
+        return Dense(config.emb_dim, ("mlp", "embed"), config.dtype, name="wo")(product)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and feed-forward, each normalised before and added after."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: jax.Array, bias: jax.Array, mask: jax.Array) -> tuple[jax.Array, None]:
+        """`[batch, length, embed]` to the same shape, and nothing, as `nn.scan` wants it."""
+        config = self.config
+        y = layer_norm(config, "pre_attention_layer_norm")(x)
+        x = x + Dropout(config.dropout_rate)(Attention(config, name="attention")(y, y, bias, mask))
+        y = layer_norm(config, "pre_mlp_layer_norm")(x)
+        x = x + Dropout(config.dropout_rate)(MlpBlock(config, name="mlp")(y))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder's states, feed-forward."""
+
+    config: T5Config
+
+    def setup(self):
+        """Makes the sublayers, which the step of decoding shares."""
+        config = self.config
+        self.pre_self_attention_layer_norm = layer_norm(config)
+        self.self_attention = Attention(config)
+        self.pre_cross_attention_layer_norm = layer_norm(config)
+        self.encoder_decoder_attention = Attention(config)
+        self.pre_mlp_layer_norm = layer_norm(config)
+        self.mlp = MlpBlock(config)
+        self.dropout = Dropout(config.dropout_rate)
+
+    def __call__(self, x, encoded, bias, mask, cross_mask) -> tuple[jax.Array, None]:
+        """`[batch, targets, embed]` to the same shape; `encoded` is `[batch, passages * length, embed]`."""
+        y = self.pre_self_attention_layer_norm(x)
+        x = x + self.dropout(self.self_attention(y, y, bias, mask))
+        y = self.pre_cross_attention_layer_norm(x)
+        nowhere = jnp.zeros((1, 1, 1), jnp.float32)
+        x = x + self.dropout(self.encoder_decoder_attention(y, encoded, nowhere, cross_mask))
+        x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def start(self, encoded: jax.Array, max_length: int) -> tuple[Cache, Cache]:
+        """What decoding keeps of this layer: the encoder's keys and values, for good, and room for its own."""
+        config = self.config
+        key, value = self.encoder_decoder_attention.keys_and_values(encoded)
+        own = (len(encoded), config.num_heads, config.head_dim, max_length)
+        return (
+            {"key": key, "value": value},
+            {"key": jnp.zeros(own, config.dtype), "value": jnp.zeros((*own[:2], own[3], own[2]), config.dtype)},
+        )
+
+    def step(self, x, cross: Cache, own: Cache, position, bias, cross_bias) -> tuple[jax.Array, Cache]:
+        """One position `[rows, embed]`, and `own` with it.
+
+        Args:
+          x: `[rows, embed]`, of `batch` examples one after the other.
+          cross: keys and values of the encoder's states, of `start`, for the batch.
+          own: keys and values of the positions before, for the rows.
+          position: scalar.
+          bias: float32 `[heads, max_length]`.
+          cross_bias: float32 `[batch, 1, 1, keys]`.
+        """
+        y = self.pre_self_attention_layer_norm(x)
+        key, value = self.self_attention.keys_and_values(y[:, None])
+        own = {
+            "key": jax.lax.dynamic_update_slice(own["key"], key, (0, 0, 0, position)),
+            "value": jax.lax.dynamic_update_slice(own["value"], value, (0, 0, position, 0)),
+        }
+        x = x + self.self_attention.step(y, own["key"], own["value"], bias[None, :, None])
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.encoder_decoder_attention.step(y, cross["key"], cross["value"], cross_bias)
+        return x + self.mlp(self.pre_mlp_layer_norm(x)), own

@@ -1,52 +1,97 @@
-"""T5 1.1 encoder-decoder that reads several passages (Fusion-in-Decoder, Izacard & Grave 2021, arXiv 2007.01282)."""
+"""T5 encoder-decoder that reads several passages (Fusion-in-Decoder, Izacard & Grave 2021, arXiv 2007.01282).
+
+The parameters have the names of T5X's network, with the layers of a stack in one array, along its first axis.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cd_jax.solver import layers
+from cd_jax.solver.attention import MASKED
 from cd_jax.solver.config import T5Config
 
 PAD_ID = 0
+_POLICIES = {
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
-def padding_bias(tokens: jax.Array) -> jax.Array:
-    """Tokens `[batch, keys]` to a bias `[batch, 1, 1, keys]` that hides padding."""
-    return jnp.where(tokens[:, None, None, :] != PAD_ID, 0.0, layers.MASKED).astype(jnp.float32)
+def padding_mask(tokens: jax.Array) -> jax.Array:
+    """Tokens `[batch, keys]` to float32 `[batch, keys]`, which hides padding when it is added to logits."""
+    return jnp.where(tokens != PAD_ID, 0.0, MASKED).astype(jnp.float32)
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each normalised before and added after."""
+def _stack(layer: type[nn.Module], config: T5Config, length: int) -> nn.Module:
+    """`length` layers in a row, with parameters `[layers, ...]`; the arguments but the first are the same for all."""
+    if config.remat_policy != "none":
+        layer = nn.remat(layer, policy=_POLICIES[config.remat_policy], prevent_cse=not config.scan_layers)
+    scanned = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,
+        length=length,
+        unroll=1 if config.scan_layers else length,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return scanned(config)
+
+
+class Encoder(nn.Module):
+    """The encoder's stack, its relative position bias and its last norm."""
 
     config: T5Config
 
-    @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array, deterministic: bool) -> jax.Array:
-        """`[batch, length, embed]` to the same shape; bias `[batch, heads, length, length]`."""
-        drop = nn.Dropout(self.config.dropout_rate, broadcast_dims=(-2,))
-        y = layers.layer_norm(self.config, "pre_attention_layer_norm")(x)
-        x = x + drop(layers.Attention(self.config, name="attention")(y, y, bias), deterministic=deterministic)
-        y = layers.layer_norm(self.config, "pre_mlp_layer_norm")(x)
-        return x + drop(layers.MlpBlock(self.config, name="mlp")(y, deterministic), deterministic=deterministic)
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the encoder's states, feed-forward."""
-
-    config: T5Config
-
-    @nn.compact
-    def __call__(self, x, encoded, self_bias, cross_bias, deterministic: bool, decode: bool) -> jax.Array:
-        """`[batch, length, embed]` to the same shape; `encoded` is `[batch, passages * length, embed]`."""
+    def setup(self):
+        """Makes the submodules."""
         config = self.config
-        drop = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
-        y = layers.layer_norm(config, "pre_self_attention_layer_norm")(x)
-        x = x + drop(layers.Attention(config, name="self_attention")(y, y, self_bias, decode=decode))
-        y = layers.layer_norm(config, "pre_cross_attention_layer_norm")(x)
-        cross = layers.Attention(config, name="encoder_decoder_attention")
-        x = x + drop(cross(y, encoded, cross_bias, cross=True, decode=decode))
-        y = layers.layer_norm(config, "pre_mlp_layer_norm")(x)
-        return x + drop(layers.MlpBlock(config, name="mlp")(y, deterministic))
+        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=True)
+        self.layers = _stack(layers.EncoderLayer, config, config.num_encoder_layers)
+        self.encoder_norm = layers.layer_norm(config)
+        self.dropout = layers.Dropout(config.dropout_rate)
+
+    def __call__(self, embedded: jax.Array, mask: jax.Array) -> jax.Array:
+        """`[rows, length, embed]` to the same shape; mask `[rows, length]`."""
+        positions = jnp.arange(embedded.shape[1])
+        x, _ = self.layers(self.dropout(embedded), self.relpos_bias(positions, positions), mask)
+        return self.dropout(self.encoder_norm(x))
+
+
+class Decoder(nn.Module):
+    """The decoder's stack, its relative position bias, its last norm and the projection to the vocabulary."""
+
+    config: T5Config
+
+    def setup(self):
+        """Makes the submodules."""
+        config = self.config
+        self.relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
+        self.layers = _stack(layers.DecoderLayer, config, config.num_decoder_layers)
+        self.decoder_norm = layers.layer_norm(config)
+        self.dropout = layers.Dropout(config.dropout_rate)
+        if not config.logits_via_embedding:
+            self.logits_dense = layers.Dense(config.vocab_size, ("embed", "vocab"), config.dtype)
+
+    def __call__(self, embedded, encoded, mask, cross_mask) -> jax.Array:
+        """`[batch, targets, embed]` to the states of which logits are made, `[batch, targets, embed]`."""
+        positions = jnp.arange(embedded.shape[1])
+        bias = self.bias(positions, positions)
+        x, _ = self.layers(self.dropout(embedded), encoded, bias, mask, cross_mask)
+        return self.finish(x)
+
+    def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """Positions `[queries]`, `[keys]` to float32 `[heads, queries, keys]`; what comes later is hidden."""
+        hidden = jnp.where(keys[None, :] <= queries[:, None], 0.0, MASKED).astype(jnp.float32)
+        return self.relpos_bias(queries, keys) + hidden[None]
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        """The stack's output `[..., embed]` to the states of which logits are made."""
+        x = self.decoder_norm(x)
+        if self.config.logits_via_embedding:
+            x = x * self.config.emb_dim**-0.5
+        return self.dropout(x) if x.ndim == 3 else x
 
 
 class T5(nn.Module):
@@ -56,43 +101,26 @@ class T5(nn.Module):
 
     def setup(self):
         """Makes the submodules; several methods share them."""
-        config = self.config
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
-        self.token_embedder = nn.Embed(config.vocab_size, config.emb_dim, dtype=config.dtype, embedding_init=init)
-        self.encoder_relpos_bias = layers.RelativePositionBias(config, bidirectional=True)
-        self.decoder_relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
-        self.encoder_layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
-        self.decoder_layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
-        self.encoder_norm = layers.layer_norm(config)
-        self.decoder_norm = layers.layer_norm(config)
-        self.dropout = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
-        self.logits_dense = layers.dense(config, config.vocab_size, ("embed", "vocab"))
+        self.token_embedder = nn.Embed(
+            self.config.vocab_size, self.config.emb_dim, dtype=self.config.dtype, embedding_init=init
+        )
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
 
-    def _embed(self, tokens: jax.Array, deterministic: bool) -> jax.Array:
-        x = self.dropout(self.token_embedder(tokens), deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed"))
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """Tokens `[...]` to `[..., embed]`."""
+        return self.token_embedder(tokens)
 
-    def encode_passages(self, tokens: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Encodes each row alone.
+    def encode_passages(self, tokens: jax.Array) -> jax.Array:
+        """Encodes each row of `[rows, length]`, padded with 0, alone: `[rows, length, embed]`."""
+        embedded = nn.with_logical_constraint(self.embed(tokens), ("batch", "length", "embed"))
+        return self.encoder(embedded, padding_mask(tokens))
 
-        Args:
-          tokens: `[rows, length]`, padded with 0.
-          deterministic: no dropout.
-
-        Returns:
-          `[rows, length, embed]`.
-        """
-        positions = jnp.arange(tokens.shape[-1])
-        bias = self.encoder_relpos_bias(positions, positions) + padding_bias(tokens)
-        x = self._embed(tokens, deterministic)
-        for layer in self.encoder_layers:
-            x = layer(x, bias, deterministic)
-        return self.dropout(self.encoder_norm(x), deterministic=deterministic)
-
-    def encode(self, tokens: jax.Array, deterministic: bool = True) -> jax.Array:
+    def encode(self, tokens: jax.Array) -> jax.Array:
         """Passages `[batch, passages, length]`, each encoded alone, to `[batch, passages * length, embed]`."""
         batch, passages, length = tokens.shape
-        encoded = self.encode_passages(tokens.reshape(batch * passages, length), deterministic)
+        encoded = self.encode_passages(tokens.reshape(batch * passages, length))
         return encoded.reshape(batch, passages * length, -1)
 
     def pool(self, tokens: jax.Array) -> jax.Array:
@@ -101,51 +129,36 @@ class T5(nn.Module):
         states = self.encode_passages(tokens).astype(jnp.float32)
         return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
 
-    def decode(self, encoded, encoder_tokens, decoder_tokens, deterministic: bool = True) -> jax.Array:
-        """Teacher-forced logits.
+    def states(self, encoder_input_tokens: jax.Array, decoder_input_tokens: jax.Array) -> jax.Array:
+        """What logits are made of, `[batch, targets, embed]`, from `[batch, passages, length]` and `[batch, targets]`."""
+        encoded = self.encode(encoder_input_tokens)
+        embedded = nn.with_logical_constraint(self.embed(decoder_input_tokens), ("batch", "length", "embed"))
+        # Padding comes after the end of sequence, which no earlier position sees: the decoder needs no mask for it.
+        mask = jnp.zeros(decoder_input_tokens.shape, jnp.float32)
+        cross_mask = padding_mask(encoder_input_tokens.reshape(len(encoder_input_tokens), -1))
+        return self.decoder(embedded, encoded, mask, cross_mask)
 
-        Args:
-          encoded: `[batch, passages * length, embed]`.
-          encoder_tokens: `[batch, passages, length]`, for the mask.
-          decoder_tokens: `[batch, targets]`, shifted right.
-          deterministic: no dropout.
+    def logits(self, states: jax.Array) -> jax.Array:
+        """States `[..., embed]` to float32 logits `[..., vocab]`."""
+        if self.config.logits_via_embedding:
+            return self.token_embedder.attend(states).astype(jnp.float32)
+        return self.decoder.logits_dense(states).astype(jnp.float32)
 
-        Returns:
-          float32 `[batch, targets, vocab]`.
-        """
-        positions = jnp.arange(decoder_tokens.shape[-1])
-        causal = jnp.where(positions[None, :] <= positions[:, None], 0.0, layers.MASKED)
-        bias = self.decoder_relpos_bias(positions, positions) + causal[None, None]
-        return self._decoder(encoded, encoder_tokens, decoder_tokens, bias, deterministic, decode=False)
+    def finish(self, x: jax.Array) -> jax.Array:
+        """The decoder stack's output `[batch, embed]`, at one position, to float32 logits `[batch, vocab]`."""
+        return self.logits(self.decoder.finish(x))
 
-    def decode_step(self, encoded, encoder_tokens, token, position, max_length: int) -> jax.Array:
-        """Logits of the next token from the `cache` collection.
+    def bias(self, position: jax.Array, max_length: int) -> jax.Array:
+        """Of one decoder position towards all: float32 `[heads, max_length]`."""
+        return self.decoder.bias(jnp.reshape(position, (1,)), jnp.arange(max_length))[:, 0]
 
-        Args:
-          encoded: `[batch, passages * length, embed]`; read only when the cache is made.
-          encoder_tokens: `[batch, passages, length]`.
-          token: `[batch, 1]`; `[batch, max_length]` makes the cache.
-          position: scalar, of `token` in the targets.
-          max_length: length of the cache.
-
-        Returns:
-          float32 `[batch, 1, vocab]`.
-        """
-        keys = jnp.arange(max_length)
-        queries = jnp.reshape(position, (1,)) if token.shape[-1] == 1 else keys
-        visible = jnp.where(keys[None, :] <= queries[:, None], 0.0, layers.MASKED)
-        bias = self.decoder_relpos_bias(queries, keys) + visible[None, None]
-        return self._decoder(encoded, encoder_tokens, token, bias, deterministic=True, decode=True)
-
-    def _decoder(self, encoded, encoder_tokens, decoder_tokens, self_bias, deterministic: bool, decode: bool):
-        cross_bias = padding_bias(encoder_tokens.reshape(encoder_tokens.shape[0], -1))
-        x = self._embed(decoder_tokens, deterministic)
-        for layer in self.decoder_layers:
-            x = layer(x, encoded, self_bias, cross_bias, deterministic, decode)
-        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
-        return self.logits_dense(x).astype(jnp.float32)
-
-    def __call__(self, encoder_input_tokens, decoder_input_tokens, deterministic: bool = True) -> jax.Array:
+    def __call__(self, encoder_input_tokens: jax.Array, decoder_input_tokens: jax.Array) -> jax.Array:
         """Logits `[batch, targets, vocab]` from `[batch, passages, length]` and `[batch, targets]` (shifted right)."""
-        encoded = self.encode(encoder_input_tokens, deterministic)
-        return self.decode(encoded, encoder_input_tokens, decoder_input_tokens, deterministic)
+        return self.logits(self.states(encoder_input_tokens, decoder_input_tokens))
+
+
+def output_kernel(config: T5Config, params) -> jax.Array:
+    """The projection to the vocabulary, `[embed, vocab]`."""
+    if config.logits_via_embedding:
+        return params["token_embedder"]["embedding"].T
+    return params["decoder"]["logits_dense"]["kernel"]

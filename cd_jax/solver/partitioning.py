@@ -1,30 +1,36 @@
-"""Mesh and shardings: logical axis names of the parameters to the mesh axes `data` and `model`."""
+"""Mesh and shardings: logical axis names, T5X's, to the mesh axes `data` and `model`, by rules that gin binds."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.errors import RequestError
+from cd_jax.solver.config import T5Config
 
-LOGICAL_AXIS_RULES = (
+Rules = Sequence[Sequence[str | None]]
+
+# Parameters along `model`, batches along `data`: gin/sharding/model.gin.
+MODEL_RULES: Rules = (
     ("batch", "data"),
     ("vocab", "model"),
-    ("joined_kv", "model"),
     ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
     ("embed", None),
-    ("heads", None),
+    ("kv", None),
     ("relpos_buckets", None),
     ("length", None),
+    ("layers", None),
 )
 
 
 def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes `data` and `model`.
+    """A mesh with axes `data` and `model`, laid out so that neighbours in it are neighbours in the network of chips.
 
     Args:
       data: devices along `data`; -1 takes all that `model` leaves.
@@ -45,29 +51,60 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
             f"MESH_DATA={data} x MESH_MODEL={model} does not make {len(devices)} devices; "
             f"bind MESH_MODEL to a divisor of {len(devices)} and leave MESH_DATA at -1"
         )
-    return Mesh(np.asarray(devices).reshape(data, model), ("data", "model"))
+    layout = mesh_utils.create_device_mesh((data, model), devices, allow_split_physical_axes=True)
+    return Mesh(np.asarray(layout), ("data", "model"))
 
 
-def parameter_shardings(mesh: Mesh, boxed: Any) -> Any:
-    """Shardings of the parameters from their logical names (`boxed`: abstract parameters with Flax metadata)."""
-    return nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, LOGICAL_AXIS_RULES)
+def check_rules(rules: Rules) -> None:
+    """Raises RequestError where a rule names no axis of the mesh."""
+    for rule in rules:
+        if len(rule) != 2 or rule[1] not in ("data", "model", None):
+            raise RequestError(
+                f"Solver.logical_axis_rules: {rule!r} is not a pair of a logical axis and 'data', 'model' or None; "
+                "include one of gin/sharding/*.gin, or bind the rules so"
+            )
 
 
-def optimizer_shardings(mesh: Mesh, optimizer, abstract_state, abstract_params, param_shardings) -> Any:
+def parameter_shardings(mesh: Mesh, boxed: Any, rules: Rules, config: T5Config) -> Any:
+    """Shardings of the parameters from their logical names (`boxed`: abstract parameters with Flax metadata).
+
+    Raises:
+      RequestError: an axis of the mesh does not divide the axis of a parameter, or the heads.
+    """
+    specs = nn.get_partition_spec(boxed)
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
+    heads = nn.logical_to_mesh_axes(("joined_kv",), rules)[0]
+    if heads and config.num_heads % mesh.shape[heads]:
+        raise RequestError(
+            f"the mesh's {heads} axis, {mesh.shape[heads]}, does not divide the {config.num_heads} heads "
+            f"(T5Config.num_heads); bind MESH_MODEL to a divisor of {config.num_heads}"
+        )
+    abstract = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
+    names = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    for (path, leaf), axes, sharding in zip(abstract, names, jax.tree.leaves(shardings), strict=True):
+        for size, axis, along in zip(leaf.shape, axes, sharding.spec, strict=False):
+            if along and size % mesh.shape[along]:
+                name = "/".join(key.key for key in path)
+                raise RequestError(
+                    f"{name} {list(leaf.shape)}: the mesh's {along} axis, {mesh.shape[along]}, does not divide its axis "
+                    f"{axis!r}, {size}; bind another mesh, or another rule for {axis!r} in Solver.logical_axis_rules"
+                )
+    return shardings
+
+
+def optimizer_shardings(mesh: Mesh, abstract_state: Any, abstract_params: Any, param_shardings: Any) -> Any:
     """State of a parameter's own shape is sharded like it; Adafactor's factored rows and columns are replicated."""
+    shardings = jax.tree.leaves(param_shardings)
+    params = jax.tree_util.tree_leaves_with_path(abstract_params)
+    owners = {path: (leaf.shape, sharding) for (path, leaf), sharding in zip(params, shardings, strict=True)}
     replicated = NamedSharding(mesh, PartitionSpec())
 
-    def shard(state, param, sharding):
-        return sharding if state.shape == param.shape else replicated
+    def shard(path, leaf):
+        # The parameter's path ends that of its state, wherever the optimiser keeps it.
+        found = [owners[path[start:]] for start in range(len(path)) if path[start:] in owners]
+        return found[0][1] if found and found[0][0] == leaf.shape else replicated
 
-    return optax.tree_map_params(
-        optimizer,
-        shard,
-        abstract_state,
-        abstract_params,
-        param_shardings,
-        transform_non_params=lambda _: replicated,
-    )
+    return jax.tree_util.tree_map_with_path(shard, abstract_state)
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

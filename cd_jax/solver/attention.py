@@ -1,0 +1,107 @@
+"""Multi-head attention with T5's relative position bias, forwards and backwards.
+
+The probabilities of a layer, `[batch, heads, queries, keys]`, are by far its largest array. They are not kept for the
+backward pass but computed anew from their largest and their sum (as in FlashAttention, arXiv 2205.14135), and the division
+by the sum is done on the attended values, which are smaller.
+"""
+
+import jax
+import jax.numpy as jnp
+
+MASKED = -1e10
+
+
+def _logits(query: jax.Array, key: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    return logits + bias[None] + mask[:, None, None, :]
+
+
+def _sum_over_batch(x: jax.Array) -> jax.Array:
+    """`[batch, ...]` to `[...]`. XLA's reduction over a leading axis is many times slower on the CPU than a product."""
+
+    def product(x: jax.Array) -> jax.Array:
+        ones = jax.lax.optimization_barrier(jnp.ones(x.shape[0], x.dtype))
+        return (ones @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
+
+    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x.sum(0))
+
+
+@jax.custom_vjp
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
+    """Attention with softmax in float32, whatever the dtype of the rest. Logits are not scaled, as in T5.
+
+    Args:
+      query: `[batch, heads, queries, head_dim]`.
+      key: `[batch, heads, keys, head_dim]`.
+      value: `[batch, heads, keys, head_dim]`.
+      bias: float32 `[heads, queries, keys]`, or `[1, 1, 1]`: relative positions, and what a decoder must not see.
+      mask: float32 `[batch, keys]`, 0 or `MASKED`; has no gradient.
+
+    Returns:
+      `[batch, heads, queries, head_dim]`.
+    """
+    return _forward(query, key, value, bias, mask)[0]
+
+
+def _forward(query, key, value, bias, mask):
+    logits = _logits(query, key, bias, mask)
+    highest = logits.max(-1, keepdims=True)
+    weights = jnp.exp(logits - highest)
+    total = weights.sum(-1, keepdims=True)
+    attended = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    attended = (attended / total).astype(value.dtype)
+    return attended, (query, key, value, bias, mask, attended, highest, total)
+
+
+def _backward(kept, gradient):
+    query, key, value, bias, mask, attended, highest, total = kept
+    dtype = value.dtype
+    weights = jnp.exp(_logits(query, key, bias, mask) - highest) / total
+    towards = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    inner = jnp.sum(gradient.astype(jnp.float32) * attended.astype(jnp.float32), -1, keepdims=True)
+    of_logits = weights * (towards - inner)
+    of_bias = jnp.zeros_like(bias) if bias.size == 1 else _sum_over_batch(of_logits)
+    small, weights = of_logits.astype(dtype), weights.astype(dtype)
+    return (
+        jnp.einsum("bhqk,bhkd->bhqd", small, key),
+        jnp.einsum("bhqk,bhqd->bhkd", small, query),
+        jnp.einsum("bhqk,bhqd->bhkd", weights, gradient),
+        of_bias,
+        jnp.zeros_like(mask),
+    )
+
+
+attend.defvjp(_forward, _backward)
+
+
+def attend_once(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
+    """Attention of a few queries, for decoding: what it costs is to read `key` and `value` once.
+
+    Args:
+      query: `[batch, queries, heads, head_dim]`.
+      key: `[batch, heads, head_dim, keys]`: the keys stand last, along which a processor works on many at once.
+      value: `[batch, heads, keys, head_dim]`.
+      bias: float32, broadcast to `[batch, heads, queries, keys]`.
+
+    Returns:
+      `[batch, queries, heads, head_dim]`.
+    """
+    logits = jnp.einsum("bqhd,bhdk->bhqk", query, key, preferred_element_type=jnp.float32) + bias
+    weights = jax.nn.softmax(logits).astype(value.dtype)
+    return jnp.einsum("bhqk,bhkd->bqhd", weights, value)
+
+
+def bucket(relative_position: jax.Array, bidirectional: bool, num_buckets: int, max_distance: int) -> jax.Array:
+    """Maps key position minus query position to a bucket of the relative position bias (arXiv 1910.10683, 2.1)."""
+    offset = jnp.zeros_like(relative_position)
+    distance = -relative_position
+    if bidirectional:
+        num_buckets //= 2
+        offset = jnp.where(distance < 0, num_buckets, 0)
+        distance = jnp.abs(distance)
+    distance = jnp.maximum(distance, 0)
+    exact = num_buckets // 2
+    log_ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact)
+    log_range = jnp.log(jnp.float32(max_distance / exact))
+    far = exact + (log_ratio / log_range * (num_buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
