@@ -1,8 +1,8 @@
 """Multi-head attention with T5's relative position bias, forwards and backwards.
 
 The probabilities of a layer, `[batch, heads, queries, keys]`, are by far its largest array. They are not kept for the
-backward pass but computed anew from their largest and their sum (as in FlashAttention, arXiv 2205.14135), and the division
-by the sum is done on the attended values, which are smaller.
+backward pass but computed anew from their largest and their sum (as in FlashAttention, arXiv 2205.14135), and the
+division by the sum is done on the attended values, which are smaller.
 """
 
 import jax

@@ -30,7 +30,8 @@ class T5Config:
       mlp_dim: width of the feed-forward layer.
       num_encoder_layers: encoder blocks.
       num_decoder_layers: decoder blocks.
-      mlp_activations: of the feed-forward layer's projections, which are multiplied: `('gelu', 'linear')` or `('relu',)`.
+      mlp_activations: of the feed-forward layer's projections, which are multiplied: `('gelu', 'linear')` or
+        `('relu',)`.
       logits_via_embedding: the output projection is the embedding, and the states are scaled by `emb_dim ** -0.5`.
       dropout_rate: applied to the embeddings, to attention weights, to every sublayer's output and inside the
         feed-forward layer; one draw serves all positions of a sequence.
@@ -40,7 +41,7 @@ class T5Config:
       scan_layers: compile one layer and loop over the stack; False unrolls it, which takes longer to compile.
       remat_policy: what the backward pass computes anew: `none`, `minimal` (all but matrix products) or `full` (whole
         layers).
-      logits_chunk: target tokens, of one device, whose float32 logits exist at once in the loss; 0 for all of them.
+      logits_chunk: target positions of every row whose float32 logits exist at once in the loss; 0 for all.
     """
 
     vocab_size: int = 0

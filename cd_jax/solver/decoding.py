@@ -1,7 +1,7 @@
 """Decoding: greedy, sampling and beam search, with keys and values of attention kept between steps.
 
-Several samples or beams of an example share the encoder's keys and values, which are computed and kept once. The loop ends
-when every row has ended.
+Several samples or beams of an example share the encoder's keys and values, which are computed and kept once. The loop
+ends when every row has ended.
 """
 
 import dataclasses
@@ -76,8 +76,8 @@ class _Decoder:
         self.cache = [jax.tree.map(lambda x: jnp.repeat(x, rows, 0), own) for _, own in started]
         self._cross_bias = padding_mask(tokens.reshape(len(tokens), -1))[:, None, None]
 
-    def step(self, token: jax.Array, cache: list, position: jax.Array) -> tuple[jax.Array, list]:
-        """Tokens `[batch * rows]` at a position to float32 logits `[batch * rows, vocab]` of the next, and the cache."""
+    def step(self, token: jax.Array, cache: list, position: jax.Array) -> tuple[Any, list]:
+        """Tokens `[batch * rows]` at a position to float32 logits `[batch * rows, vocab]`, and the cache after it."""
         x = self._apply(token, method="embed")
         bias = self._apply(position, self._max_length, method="bias")
         new = []

@@ -1,10 +1,12 @@
 """Layers of T5 in Flax Linen (arXiv 1910.10683, 2002.05202), every parameter with logical axis names.
 
-The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`, `layers`; the solver's rules map them
-to the mesh. Dropout happens where the caller gives a `dropout` rng, and only there.
+The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`, `layers`; the solver's rules map
+them to the mesh. Dropout happens where the caller gives a `dropout` rng, and only there.
 """
 
 import functools
+import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from cd_jax.solver import attention
 from cd_jax.solver.config import T5Config
 
 Cache = dict[str, jax.Array]
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "linear": lambda x: x,
@@ -145,11 +147,12 @@ class MlpBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[..., embed]` to the same shape."""
-        config, product = self.config, 1.0
+        config, factors = self.config, []
         for i, activation in enumerate(config.mlp_activations):
             name = f"wi_{i}" if len(config.mlp_activations) > 1 else "wi"
             wide = Dense(config.mlp_dim, ("embed", "mlp"), config.dtype, name=name)(x)
-            product = _ACTIVATIONS[activation](wide) * product
+            factors.append(_ACTIVATIONS[activation](wide))
+        product = functools.reduce(operator.mul, factors)
         if x.ndim == 3:
             product = nn.with_logical_constraint(product, ("batch", "length", "mlp"))
         product = Dropout(config.dropout_rate)(product)

@@ -130,7 +130,7 @@ class T5(nn.Module):
         return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
 
     def states(self, encoder_input_tokens: jax.Array, decoder_input_tokens: jax.Array) -> jax.Array:
-        """What logits are made of, `[batch, targets, embed]`, from `[batch, passages, length]` and `[batch, targets]`."""
+        """What logits are made of: `[batch, passages, length]`, `[batch, targets]` to `[batch, targets, embed]`."""
         encoded = self.encode(encoder_input_tokens)
         embedded = nn.with_logical_constraint(self.embed(decoder_input_tokens), ("batch", "length", "embed"))
         # Padding comes after the end of sequence, which no earlier position sees: the decoder needs no mask for it.

@@ -11,20 +11,23 @@ import optax
 def adafactor(learning_rate: optax.ScalarOrSchedule, **options: Any) -> optax.GradientTransformation:
     """`optax.adafactor` (arXiv 1804.04235) for parameters whose layers are stacked.
 
-    Adafactor scales and clips an update by the root mean square over the whole of a parameter: the layers of a stack are
-    parameters of their own, as they are in T5X, and so each has statistics of its own.
+    Adafactor scales and clips an update by the root mean square over the whole of a parameter. The layers of a stack
+    are parameters of their own, as they are in T5X, and each has statistics of its own.
 
     Args:
       learning_rate: a number or a schedule by step.
       **options: of `optax.adafactor`.
     """
     plain = optax.adafactor(learning_rate, **options)
-    return optax.partition({"stack": _layer_by_layer(plain), "other": plain}, _labels)
+    # The stacks may differ in length, and each is mapped over its own.
+    stacks = {name: _layer_by_layer(plain) for name in ("encoder", "decoder")}
+    return optax.partition(stacks | {"other": plain}, _labels)
 
 
 def _labels(params: Any) -> Any:
     def label(path, _):
-        return "stack" if any(getattr(key, "key", None) == "layers" for key in path) else "other"
+        names = [getattr(key, "key", None) for key in path]
+        return names[0] if "layers" in names else "other"
 
     return jax.tree_util.tree_map_with_path(label, params)
 

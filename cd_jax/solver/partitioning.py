@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd_jax.errors import RequestError
 from cd_jax.solver.config import T5Config
 
-Rules = Sequence[Sequence[str | None]]
+Rules = Sequence[tuple[str, str | None]]
 
 # Parameters along `model`, batches along `data`: gin/sharding/model.gin.
 MODEL_RULES: Rules = (
@@ -73,7 +73,7 @@ def parameter_shardings(mesh: Mesh, boxed: Any, rules: Rules, config: T5Config) 
     """
     specs = nn.get_partition_spec(boxed)
     shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
-    heads = nn.logical_to_mesh_axes(("joined_kv",), rules)[0]
+    heads: Any = dict(rules).get("joined_kv")
     if heads and config.num_heads % mesh.shape[heads]:
         raise RequestError(
             f"the mesh's {heads} axis, {mesh.shape[heads]}, does not divide the {config.num_heads} heads "
@@ -86,8 +86,8 @@ def parameter_shardings(mesh: Mesh, boxed: Any, rules: Rules, config: T5Config) 
             if along and size % mesh.shape[along]:
                 name = "/".join(key.key for key in path)
                 raise RequestError(
-                    f"{name} {list(leaf.shape)}: the mesh's {along} axis, {mesh.shape[along]}, does not divide its axis "
-                    f"{axis!r}, {size}; bind another mesh, or another rule for {axis!r} in Solver.logical_axis_rules"
+                    f"{name} {list(leaf.shape)}: the mesh's {along} axis, {mesh.shape[along]}, does not divide its "
+                    f"axis {axis!r}, {size}; bind another mesh, or another rule in Solver.logical_axis_rules"
                 )
     return shardings
 

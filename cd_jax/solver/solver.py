@@ -120,10 +120,15 @@ class Solver:
 
     def _cast(self, params: Any) -> Any:
         """Matrices in the dtype of the activations, before anything gathers them from other devices."""
-        return jax.tree.map(lambda x: x.astype(self.config.dtype) if x.shape[-1] > 1 and x.ndim > 1 else x, params)
+
+        def cast(path, leaf):
+            return leaf.astype(self.config.dtype) if path[-1].key in ("kernel", "embedding") else leaf
+
+        return jax.tree_util.tree_map_with_path(cast, params)
 
     def _loss(self, params: Any, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array) -> jax.Array:
         """Of a batch, or a part of one; `weight` is the whole batch's."""
+        params = self._cast(params)
         states: Any = self._network.apply(
             {"params": params},
             batch["encoder_input_tokens"],
@@ -131,14 +136,12 @@ class Solver:
             rngs={"dropout": key} if self.config.dropout_rate else {},
             method="states",
         )
-        kernel = network.output_kernel(self.config, params).astype(self.config.dtype)
+        kernel = network.output_kernel(self.config, params)
         nats = losses.projected_cross_entropy(
-            states, kernel, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self._z_loss, self._chunk()
+            states, kernel, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self._z_loss,
+            self.config.logits_chunk,
         )
         return nats / weight
-
-    def _chunk(self) -> int:
-        return self.config.logits_chunk
 
     def _gradients(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         """Loss and gradients, added up over the microbatches."""
@@ -218,9 +221,9 @@ class Solver:
 
     def _nats(self, params: Any, tokens: jax.Array, targets: jax.Array) -> jax.Array:
         before = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+        params = self._cast(params)
         states: Any = self._network.apply({"params": params}, tokens, before, method="states")
-        kernel = network.output_kernel(self.config, params).astype(self.config.dtype)
-        return losses.token_nats(states, kernel, targets, self._chunk())
+        return losses.token_nats(states, network.output_kernel(self.config, params), targets, self.config.logits_chunk)
 
     def score(self, params: Any, tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """`log p(target token | input, tokens before)`: sum a row for the sequence's log p(u | x).
