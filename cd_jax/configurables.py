@@ -8,7 +8,5 @@ from cd_jax.update import openai_teacher
 
 __all__ = ["demo", "distill", "evaluate", "openai_teacher", "show", "train"]
 
-for function in (optax.adafactor, optax.adamw):
+for function in (optax.adamw, optax.constant_schedule, optax.warmup_cosine_decay_schedule):
     gin.external_configurable(function, module="optax")
-for schedule in (optax.constant_schedule, optax.warmup_cosine_decay_schedule, optax.warmup_constant_schedule):
-    gin.external_configurable(schedule, module="optax")

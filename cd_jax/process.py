@@ -17,6 +17,7 @@ from cd_jax.errors import RequestError
 from cd_jax.feed import Draw, Feed, TokenisedExamples, longest
 from cd_jax.memory.episodic import EpisodicMemory, Retrieved
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks.feature_converter import PassagesFeatureConverter
 from cd_jax.types import Example, Update
@@ -123,6 +124,7 @@ class SelfLearningProcess:
         answer_weight: float = 1.0,
         eval_batch_size: int = 100,
         verifier: Callable[[], answers.Verifier] = answers.ChrF,
+        decoding: Callable[[], Decoding] = Decoding,
     ):
         """Joins them.
 
@@ -135,6 +137,7 @@ class SelfLearningProcess:
           answer_weight: of the answer's tokens in the loss.
           eval_batch_size: examples decoded at once; a multiple of the mesh's `data` axis.
           verifier: makes the graded verifier; an answer is correct by exact match.
+          decoding: makes the way in which attempts are decoded; greedy, unless `Decoding` is bound otherwise.
 
         Raises:
           RequestError: a batch that the mesh does not divide.
@@ -148,6 +151,7 @@ class SelfLearningProcess:
         self._passages = memory.num_queries if memory else 0
         self._converter = PassagesFeatureConverter(vocabulary, self._passages, answer_weight)
         self._exact, self._graded = answers.ExactMatch(), verifier()
+        self._decoding = decoding()
         texts = [entry.update for entry in memory.entries] if memory else [""]
         self._memory_tokens = vocabulary.encode_tf(tf.constant(texts))
 
@@ -283,7 +287,7 @@ class SelfLearningProcess:
         return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
 
     def attempt(self, params, feed: Feed) -> list[Attempt]:
-        """Decodes every example greedily and verifies the answers. `remember` comes first, for agents that do.
+        """Decodes every example and verifies the answers. `remember` comes first, for agents that do.
 
         Args:
           params: of the solver.
@@ -302,7 +306,7 @@ class SelfLearningProcess:
         return self._verify(asked.examples, generated[:rows], retrieved)
 
     def _write_out(self, params, passages: np.ndarray) -> list[str]:
-        tokens = self.solver.generate(params, passages, self._lengths["targets"])
+        tokens = self.solver.generate(params, passages, self._lengths["targets"], self._decoding)
         return [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
 
     def _verify(self, asked: list[Example], generations: list[str], retrieved: list[list[dict]]) -> list[Attempt]:

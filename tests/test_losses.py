@@ -1,7 +1,11 @@
 """The losses against plain loops in double precision."""
 
+import functools
+import re
+
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -78,3 +82,60 @@ def test_the_gradient_is_that_of_the_softmax():
     softmax = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(-1, keepdims=True)
     expected = weights[..., None] * (softmax - np.eye(5)[targets]) / weights.sum()
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+# From the states of which logits are made
+
+
+def projected(shape, seed, embed=6):
+    """States, kernel, targets and weights."""
+    rng = np.random.default_rng(seed)
+    _, targets, weights = drawn(shape, seed)
+    states = rng.normal(0, 2, (*shape[:2], embed)).astype(np.float32)
+    return states, rng.normal(0, 1, (embed, shape[2])).astype(np.float32), targets, weights
+
+
+def plain(states, kernel, targets, weights, z_loss):
+    """The same by JAX's own softmax, all logits at once."""
+    logits = states @ kernel
+    log_z = jax.nn.logsumexp(logits, -1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    return ((log_z - chosen + z_loss * log_z**2) * weights).sum()
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([0.0, 1e-4, 0.3]), st.sampled_from([0, 1, 2, 4, 9]))
+def test_a_chunked_loss_and_its_gradients_are_exact(shape, seed, z_loss, chunk):
+    states, kernel, targets, weights = projected(shape, seed)
+    ours = jax.value_and_grad(losses.projected_cross_entropy, (0, 1))(states, kernel, targets, weights, z_loss, chunk)
+    theirs = jax.value_and_grad(plain, (0, 1))(states, kernel, targets, weights, z_loss)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+
+
+@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([0, 1, 3]))
+def test_nats_of_tokens_are_those_of_the_softmax(shape, seed, chunk):
+    states, kernel, targets, _ = projected(shape, seed)
+    nats = losses.token_nats(states, kernel, targets, chunk)
+    expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(states @ kernel)), targets[..., None], -1)[..., 0]
+    np.testing.assert_allclose(nats, expected, rtol=1e-4, atol=1e-4)
+
+
+def _largest_array(program: str) -> int:
+    """Elements of the largest float32 array in a compiled program."""
+    shapes = re.findall(r"f32\[([\d,]+)\]", program)
+    return max(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
+
+
+def test_float32_logits_of_a_whole_batch_never_exist():
+    batch, length, vocab, embed, chunk = 8, 64, 4096, 16, 4
+    arrays = [
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in (
+            ((batch, length, embed), np.float32), ((embed, vocab), np.float32),
+            ((batch, length), np.int32), ((batch, length), np.float32),
+        )
+    ]  # fmt: skip
+    for size, bound in ((chunk, batch * chunk * vocab), (0, batch * length * vocab)):
+        step = jax.jit(jax.value_and_grad(functools.partial(losses.projected_cross_entropy, z_loss=0.0, chunk=size)))
+        assert _largest_array(step.lower(*arrays).compile().as_text()) == bound

@@ -318,3 +318,75 @@ def test_activations_are_constrained_on_the_mesh():
     halve = jax.jit(lambda x: nn.with_logical_constraint(x / 2, ("batch", "length", "mlp")))
     spec = solver._on_mesh(halve, np.ones((8, 3, 16), np.float32)).sharding.spec
     assert tuple(spec) == ("data", None, "model")
+
+
+def test_microbatches_add_up_to_the_batch():
+    batch = random_batch(8)
+    whole, parts = (make_solver(num_microbatches=count) for count in (1, 4))
+    (one, first), (four, second) = train(whole, [batch] * 3), train(parts, [batch] * 3)
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one.params, four.params)
+
+
+def test_scanned_unrolled_and_rematerialised_layers_train_alike():
+    batches = [random_batch(8, seed) for seed in range(3)]
+    deep = dataclasses.replace(TINY, dropout_rate=0.1)
+    plain = train(make_solver(deep), batches, seed=4)[1]
+    for changes in ({"scan_layers": False}, {"remat_policy": "minimal"}, {"remat_policy": "full"}, {"logits_chunk": 2}):
+        same = train(make_solver(dataclasses.replace(deep, **changes)), batches, seed=4)[1]
+        np.testing.assert_allclose(same, plain, rtol=1e-5, err_msg=str(changes))
+
+
+def test_z_loss_keeps_the_sum_of_the_softmax_near_one():
+    solver = make_solver(z_loss=0.1, learning_rate=optax.constant_schedule(0.03))
+    batch = random_batch()
+    state, _ = train(solver, [batch] * 60)
+    without, _ = train(make_solver(learning_rate=optax.constant_schedule(0.03)), [batch] * 60)
+    network = Compiled(solver.config)
+    log_z = [
+        jax.nn.logsumexp(network.apply(s.params, batch["encoder_input_tokens"], batch["decoder_input_tokens"]), -1)[
+            batch["decoder_loss_weights"] > 0
+        ]
+        for s in (state, without)
+    ]
+    assert np.abs(log_z[0]).mean() < 0.2 < np.abs(log_z[1]).mean()
+
+
+FSDP = [(name, "data" if name in ("batch", "embed") else None) for name, _ in partitioning.MODEL_RULES]
+BOTH = [(name, "data" if name == "embed" else axis) for name, axis in partitioning.MODEL_RULES]
+
+
+@pytest.mark.parametrize(("rules", "data", "model"), [(FSDP, 8, 1), (BOTH, 2, 4)], ids=["fsdp", "fsdp_model"])
+def test_fully_sharded_devices_train_as_one(rules, data, model):
+    config = dataclasses.replace(SHALLOW, emb_dim=128, mlp_dim=128)
+    batches = [random_batch(16, seed) for seed in range(3)]
+    solver = make_solver(config, data=data, model=model, devices=8, logical_axis_rules=rules)
+    state, losses = train(solver, batches)
+    np.testing.assert_allclose(losses, train(make_solver(config), batches)[1], atol=1e-4)
+    kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(1, 128 // data, 128 // model)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_heads": 6}, "does not divide the 6 heads"),
+        ({"mlp_dim": 50}, r"decoder/layers/mlp/wi_0/kernel \[1, 32, 50\].*'mlp', 50"),
+        ({"vocab_size": 126}, r"logits_dense/kernel \[32, 126\].*'vocab', 126"),
+    ],
+)
+def test_a_mesh_that_does_not_divide_the_network_is_refused(changes, said):
+    with pytest.raises(RequestError, match=said):
+        make_solver(dataclasses.replace(SHALLOW, **changes), data=2, model=4, devices=8)
+
+
+@pytest.mark.parametrize("rules", [[("embed", "modle")], [("embed",)]])
+def test_rules_that_name_no_axis_of_the_mesh_are_refused(rules):
+    with pytest.raises(RequestError, match="logical_axis_rules"):
+        make_solver(logical_axis_rules=rules)
+
+
+@pytest.mark.parametrize("changes", [{"remat_policy": "some"}, {"dtype": "float16"}, {"mlp_activations": ("tanh",)}])
+def test_a_config_that_names_what_there_is_not_is_refused(changes):
+    with pytest.raises(RequestError, match=f"T5Config.{next(iter(changes))}"):
+        dataclasses.replace(SHALLOW, **changes)
