@@ -72,9 +72,15 @@ def token_nats(states: jax.Array, kernel: jax.Array, targets: jax.Array, chunk: 
     return _whole(jax.lax.map(of, (_chunks(states, chunk), _chunks(targets, chunk))), targets.shape[1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def projected_cross_entropy(
-    states: jax.Array, kernel: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float = 0.0, chunk: int = 0
+    states: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    z_loss: float = 0.0,
+    chunk: int = 0,
+    shards: int = 1,
 ) -> jax.Array:
     """`sum_t w_t (-log p(z_t) + z_loss * log(Z_t)^2)`, exact, from the states of which logits are made.
 
@@ -89,14 +95,15 @@ def projected_cross_entropy(
       weights: float32 `[batch, length]`; has no gradient.
       z_loss: factor of the squared logarithm.
       chunk: positions whose float32 logits exist at once; 0 for all.
+      shards: of the batch over devices; the kernel's gradient is summed over them once, and not once a chunk.
 
     Returns:
       A scalar in nats.
     """
-    return _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk)[0]
+    return _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk, shards)[0]
 
 
-def _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk):
+def _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk, shards):
     def of(carry, part):
         total, of_kernel = carry
         states, targets, weights = part
@@ -107,31 +114,26 @@ def _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk):
         classes = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
         hit = jnp.where(classes == targets[..., None], weights[..., None], 0.0)
         of_logits = (jnp.exp(logits - log_z[..., None]) * factor[..., None] - hit).astype(states.dtype)
-        flat = of_logits.reshape(-1, of_logits.shape[-1])
-        of_states = (flat @ kernel.T).reshape(states.shape)
-        rows = states.reshape(-1, states.shape[-1])
-        of_kernel += jnp.dot(rows.T, flat, preferred_element_type=jnp.float32)
+        of_states = (of_logits.reshape(-1, of_logits.shape[-1]) @ kernel.T).reshape(states.shape)
+        rows, flat = (x.reshape(shards, -1, x.shape[-1]) for x in (states, of_logits))
+        of_kernel += jnp.einsum("snd,snv->sdv", rows, flat, preferred_element_type=jnp.float32)
         return (total + (nats * weights).sum(), of_kernel), of_states
 
-    start = (jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32))
+    start = (jnp.float32(0), jnp.zeros((shards, *kernel.shape), jnp.float32))
     parts = tuple(_chunks(x, chunk) for x in (states, targets, weights))
     (total, of_kernel), of_states = jax.lax.scan(of, start, parts)
-    return total, (_whole(of_states, targets.shape[1]), of_kernel.astype(kernel.dtype))
+    return total, (_whole(of_states, targets.shape[1]), of_kernel.sum(0).astype(kernel.dtype))
 
 
-def _cross_entropy_forward(states, kernel, targets, weights, z_loss, chunk):
-    total, gradients = _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk)
-    return total, (*gradients, targets, weights)
+def _cross_entropy_forward(states, kernel, targets, weights, z_loss, chunk, shards):
+    total, gradients = _loss_and_gradients(states, kernel, targets, weights, z_loss, chunk, shards)
+    return total, (*gradients, weights)
 
 
-def _cross_entropy_backward(z_loss, chunk, kept, scale):
-    of_states, of_kernel, _, weights = kept
-    return (
-        (of_states * scale).astype(of_states.dtype),
-        (of_kernel * scale).astype(of_kernel.dtype),
-        None,
-        jnp.zeros_like(weights),
-    )
+def _cross_entropy_backward(z_loss, chunk, shards, kept, scale):
+    of_states, of_kernel, weights = kept
+    scaled = tuple((gradient * scale).astype(gradient.dtype) for gradient in (of_states, of_kernel))
+    return *scaled, None, jnp.zeros_like(weights)
 
 
 projected_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)

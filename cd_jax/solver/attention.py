@@ -12,18 +12,24 @@ MASKED = -1e10
 
 
 def _logits(query: jax.Array, key: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    return logits + bias[None] + mask[:, None, None, :]
+    # In the activations' dtype, as T5X has it: written to memory and read again they cost most of a layer's time.
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32) + mask[:, None, None, :]
+    return (_in_shards(logits, bias) + bias[:, None]).reshape(logits.shape)
 
 
-def _sum_over_batch(x: jax.Array) -> jax.Array:
-    """`[batch, ...]` to `[...]`. XLA's reduction over a leading axis is many times slower on the CPU than a product."""
+def _in_shards(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`[batch, ...]` to `[shards, batch / shards, ...]`, as many as the bias has."""
+    return x.reshape(len(bias), -1, *x.shape[1:])
+
+
+def _sum_over_rows(x: jax.Array) -> jax.Array:
+    """`[shards, rows, ...]` to `[shards, ...]`. On the CPU, XLA's reduction is many times slower than a product."""
 
     def product(x: jax.Array) -> jax.Array:
-        ones = jax.lax.optimization_barrier(jnp.ones(x.shape[0], x.dtype))
-        return (ones @ x.reshape(x.shape[0], -1)).reshape(x.shape[1:])
+        ones = jax.lax.optimization_barrier(jnp.ones(x.shape[1], x.dtype))
+        return jnp.einsum("r,srn->sn", ones, x.reshape(*x.shape[:2], -1)).reshape(len(x), *x.shape[2:])
 
-    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x.sum(0))
+    return jax.lax.platform_dependent(x, cpu=product, default=lambda x: x.sum(1))
 
 
 @jax.custom_vjp
@@ -34,7 +40,9 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, 
       query: `[batch, heads, queries, head_dim]`.
       key: `[batch, heads, keys, head_dim]`.
       value: `[batch, heads, keys, head_dim]`.
-      bias: float32 `[heads, queries, keys]`, or `[1, 1, 1]`: relative positions, and what a decoder must not see.
+      bias: float32 `[shards, heads, queries, keys]`, or `[1, 1, 1, 1]`: relative positions, and what a decoder must not
+        see. One copy for each shard of the batch: its gradient is then summed up within the shard in every layer, and
+        over the shards once.
       mask: float32 `[batch, keys]`, 0 or `MASKED`; has no gradient.
 
     Returns:
@@ -57,10 +65,10 @@ def _backward(kept, gradient):
     query, key, value, bias, mask, attended, highest, total = kept
     dtype = value.dtype
     weights = jnp.exp(_logits(query, key, bias, mask) - highest) / total
-    towards = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    towards = jnp.einsum("bhqd,bhkd->bhqk", gradient, value).astype(jnp.float32)
     inner = jnp.sum(gradient.astype(jnp.float32) * attended.astype(jnp.float32), -1, keepdims=True)
     of_logits = weights * (towards - inner)
-    of_bias = jnp.zeros_like(bias) if bias.size == 1 else _sum_over_batch(of_logits)
+    of_bias = jnp.zeros_like(bias) if bias[0].size == 1 else _sum_over_rows(_in_shards(of_logits, bias))
     small, weights = of_logits.astype(dtype), weights.astype(dtype)
     return (
         jnp.einsum("bhqk,bhkd->bhqd", small, key),

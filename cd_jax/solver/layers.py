@@ -196,7 +196,7 @@ class DecoderLayer(nn.Module):
         y = self.pre_self_attention_layer_norm(x)
         x = x + self.dropout(self.self_attention(y, y, bias, mask))
         y = self.pre_cross_attention_layer_norm(x)
-        nowhere = jnp.zeros((1, 1, 1), jnp.float32)
+        nowhere = jnp.zeros((1, 1, 1, 1), jnp.float32)
         x = x + self.dropout(self.encoder_decoder_attention(y, encoded, nowhere, cross_mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None

@@ -3,6 +3,8 @@
 The parameters have the names of T5X's network, with the layers of a stack in one array, along its first axis.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,6 +23,13 @@ _POLICIES = {
 def padding_mask(tokens: jax.Array) -> jax.Array:
     """Tokens `[batch, keys]` to float32 `[batch, keys]`, which hides padding when it is added to logits."""
     return jnp.where(tokens != PAD_ID, 0.0, MASKED).astype(jnp.float32)
+
+
+def _for_shards(bias: jax.Array, batch: int) -> jax.Array:
+    """A bias `[heads, queries, keys]` for each shard of a batch: `[shards, heads, queries, keys]`. See `attend`."""
+    shards = math.gcd(batch, jax.sharding.get_abstract_mesh().shape.get("data", 1))
+    copies = jnp.broadcast_to(bias[None], (shards, *bias.shape))
+    return nn.with_logical_constraint(copies, ("batch", "heads", None, None)) if shards > 1 else copies
 
 
 def _stack(layer: type[nn.Module], config: T5Config, length: int) -> nn.Module:
@@ -55,7 +64,8 @@ class Encoder(nn.Module):
     def __call__(self, embedded: jax.Array, mask: jax.Array) -> jax.Array:
         """`[rows, length, embed]` to the same shape; mask `[rows, length]`."""
         positions = jnp.arange(embedded.shape[1])
-        x, _ = self.layers(self.dropout(embedded), self.relpos_bias(positions, positions), mask)
+        bias = _for_shards(self.relpos_bias(positions, positions), len(embedded))
+        x, _ = self.layers(self.dropout(embedded), bias, mask)
         return self.dropout(self.encoder_norm(x))
 
 
@@ -77,7 +87,7 @@ class Decoder(nn.Module):
     def __call__(self, embedded, encoded, mask, cross_mask) -> jax.Array:
         """`[batch, targets, embed]` to the states of which logits are made, `[batch, targets, embed]`."""
         positions = jnp.arange(embedded.shape[1])
-        bias = self.bias(positions, positions)
+        bias = _for_shards(self.bias(positions, positions), len(embedded))
         x, _ = self.layers(self.dropout(embedded), encoded, bias, mask, cross_mask)
         return self.finish(x)
 

@@ -1,6 +1,7 @@
 """The solver on its mesh: initialisation, the training step, decoding, scoring, context embeddings, all under jit."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,10 +137,16 @@ class Solver:
             rngs={"dropout": key} if self.config.dropout_rate else {},
             method="states",
         )
-        kernel = network.output_kernel(self.config, params)
+        # Gathered once, and not for every chunk of the loss.
+        kernel = nn.with_logical_constraint(network.output_kernel(self.config, params), (None, "vocab"))
         nats = losses.projected_cross_entropy(
-            states, kernel, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self._z_loss,
+            states,
+            kernel,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            self._z_loss,
             self.config.logits_chunk,
+            math.gcd(len(states), self.mesh.shape["data"]),
         )
         return nats / weight
 
