@@ -22,6 +22,7 @@ setup(
         "cd_jax.tasks": ["*.model"],
         "cd_jax.tasks.com2sense": ["*.jsonl"],
         "cd_jax.gin_files": ["*/*.gin"],
+        "cd_jax.interop": ["*.md"],
     },
     entry_points={"console_scripts": ["cd_jax=cd_jax.__main__:main"]},
     # The versions that were tried together. scann 1.4.2 is built for TensorFlow 2.20: with 2.21 it does not import.
@@ -39,6 +40,10 @@ setup(
         "gin-config~=0.5.0",
         "clu~=0.0.12",
         "sentencepiece~=0.2.1",
+        "protobuf>=4",
+        "ml_dtypes>=0.5",
+        "safetensors>=0.5",
+        "tensorstore>=0.1.70",
         "sacrebleu~=2.5",
         "etils[epath]>=1.12",
         "openai>=2,<4",
@@ -46,9 +51,10 @@ setup(
         "matplotlib~=3.10",
         "tabulate>=0.9",
     ],
-    # interop: what the tests compare the solver with.
+    # interop: what the tests compare the solver with. tpu: the device, and the compiler of `cd_jax aot`.
     extras_require={
-        "interop": ["torch>=2.2", "transformers>=4.40"],
+        "interop": ["torch>=2.2", "transformers>=5.0"],
+        "tpu": ["jax[tpu]~=0.10.2"],
         "test": ["pytest>=8", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"],
     },
 )

@@ -4,15 +4,20 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.solver.solver import TrainState
+
+# In TensorStore's description of what it could not read.
+_STORED = re.compile(r"'path': '(?:params|opt_state)\.([\w.]+)/'")
 
 
 @dataclasses.dataclass
@@ -82,13 +87,36 @@ class Checkpoints:
         """The step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step() if self._manager else None
 
+    def best(self) -> tuple[int, Progress]:
+        """The step of the best parameters, and the progress of the newest checkpoint.
+
+        Raises:
+          RequestError: there is no checkpoint.
+        """
+        latest = self.latest_step()
+        if latest is None:
+            runs = sorted(path.parent.name for path in self._directory.parent.glob("*/checkpoints"))
+            mend = (
+                f"give one of its runs: {', '.join(runs)}" if runs else "run `cd_jax train` with this --model_dir first"
+            )
+            raise RequestError(f"{self._directory.parent}: holds no checkpoint; {mend}")
+        progress = self.progress(latest)
+        # An imported model was never evaluated.
+        return int(progress.best()[0]) if progress.validation else latest, progress
+
     def progress(self, step: int) -> Progress:
         """The progress saved at a step."""
         restored = self._open().restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
         return Progress(**restored["progress"])
 
-    def check_identity(self, identity: dict[str, Any]) -> None:
+    def check_identity(
+        self, identity: dict[str, Any], mend: str = "choose another --model_dir or ask for what it holds"
+    ) -> None:
         """Compares what is asked for with what is in the directory.
+
+        Args:
+          identity: as of `Progress`.
+          mend: what to do where they differ.
 
         Raises:
           RequestError: a checkpoint of another model, agent, source or seed is there.
@@ -96,14 +124,13 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             return
-        there = self.progress(step).identity
-        for name in sorted(there.keys() | identity.keys()):
-            # Through JSON, so that tuples and lists compare equal.
-            asked = json.loads(json.dumps(identity.get(name)))
-            if there.get(name) != asked:
+        # Through JSON, so that tuples and lists compare equal.
+        there, asked = _flat(self.progress(step).identity), _flat(json.loads(json.dumps(identity)))
+        for name in sorted(there.keys() | asked.keys()):
+            held, wanted = there.get(name), asked.get(name)
+            if held != wanted:
                 raise RequestError(
-                    f"{self._directory}: holds a checkpoint with {name}={there.get(name)!r}, not {asked!r}; "
-                    "choose another --model_dir or ask for what it holds"
+                    f"{self._directory}: holds a checkpoint with {name}={held!r}, not {wanted!r}; {mend}"
                 )
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict, Progress]:
@@ -111,14 +138,29 @@ class Checkpoints:
         items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
         if (self._directory / str(step) / "memory").exists():
             items["memory"] = ocp.args.StandardRestore()
-        restored = self._open().restore(step, args=ocp.args.Composite(**items))
+        with self._reading(step):
+            restored = self._open().restore(step, args=ocp.args.Composite(**items))
         recalled = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
         return restored["state"], recalled, Progress(**restored["progress"])
 
-    def restore_params(self, step: int, abstract_state: TrainState) -> Any:
-        """The parameters alone."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        return self._open().restore(step, args=args)["state"].params
+    def restore_params(self, step: int, abstract_params: Any) -> Any:
+        """The parameters alone, on the devices that `abstract_params` names; nothing else is read.
+
+        Raises:
+          RequestError: a parameter is missing, of another shape, or cannot be read.
+        """
+        wanted = {"params": abstract_params}
+        args = ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        # Not through the manager, which reads an item in one way only.
+        with self._reading(step), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            params = checkpointer.restore(self._directory / str(step) / "state", args=args)["params"]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                name = "/".join(key.key for key in path)
+                raise RequestError(f"{self._directory}/{step}: lacks the tensor {name} {list(leaf.shape)}")
+        return params
 
     def save(self, step: int, state: TrainState, recalled: dict[str, np.ndarray], progress: Progress) -> None:
         """Starts to save; returns once the state is copied off the devices. `recalled` is empty without memory.
@@ -146,6 +188,17 @@ class Checkpoints:
             self._manager = None
 
     @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax raises this very class, too.
+            tensor = _STORED.search(str(error))
+            what = f"the tensor {tensor[1].replace('.', '/')}" if tensor else str(error).partition(" [")[0]
+            raise RequestError(
+                f"{self._directory}/{step}: cannot be read ({what}); copy the checkpoint again, whole"
+            ) from error
+
+    @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
@@ -155,3 +208,11 @@ class Checkpoints:
                 f"{self._directory}: a checkpoint cannot be written ({str(error).rpartition(': ')[2]}); "
                 f"mend it and run again, which resumes from step {self.latest_step() or 0}"
             ) from error
+
+
+def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Names what differs inside, `network.emb_dim`, instead of all of it."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -20,10 +20,15 @@ VERBS = {
     "train": "fine-tune the solver of one agent on the source task",
     "eval": "decode source and targets with a trained run: results.json",
     "infer": "decode a task or a --prompt with a trained run",
+    "import": "make a model_dir of a model of Hugging Face's or T5X's",
+    "export": "write a run's parameters for Hugging Face's transformers or T5X",
+    "aot": "compile the train step and decoding for a TPU pod, without one: memory, traffic, estimated utilisation",
     "report": "gather results into a table, results.json and report.html",
 }
-# The gin file that a verb reads where none is given; eval and infer read the run's own.
-DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill", "train", "eval", "infer")}
+# The gin file that a verb reads where none is given; eval, infer and export read the run's own.
+DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill", "train", "eval", "infer", "import")}
+DEFAULT_GIN["aot"] = "runs/aot.gin"
+DEFAULT_GIN["export"] = DEFAULT_GIN["infer"]
 DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
 # The two ways in which gin says that a macro has no value.
 _UNBOUND = re.compile(r"(?:^|\s)'?([A-Z_][A-Z_0-9]*)/(?:gin\.)?macro(?:\.value set to `%gin\.REQUIRED`|' in config)")
@@ -45,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     for verb, line in VERBS.items():
         sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
         sub.add_argument(
-            "--model_dir", required=verb not in ("tasks", "demo"), help="folder of what the verb reads and writes"
+            "--model_dir",
+            required=verb not in ("tasks", "demo", "aot"),
+            help="folder of what the verb reads and writes",
         )
         sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
@@ -67,6 +74,19 @@ def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--num_examples", type=int, default=3)
     if verb == "infer":
         parser.add_argument("--prompt", default="", help="a context and question, instead of a task")
+    if verb == "aot":
+        parser.add_argument("--topology", default="v5e:4x4", help="a slice of a pod, such as v5e:8x8 or v4:4x4x4")
+        parser.add_argument("--mesh", help="devices along the axes, DATAxMODEL; all along data where it is not given")
+        parser.add_argument("--sweep", action="store_true", help="try meshes, batches, remat and rules; the best first")
+        parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
+    if verb == "import":
+        parser.add_argument("source", help="a folder of Hugging Face's, a checkpoint of T5X's, or another --model_dir")
+        parser.add_argument("--vocabulary", help="a SentencePiece model, where the source has none")
+    if verb == "export":
+        parser.add_argument(
+            "--format", choices=("hf", "t5x"), required=True, help="of Hugging Face's transformers, of T5X"
+        )
+        parser.add_argument("--output", help="folder; without it DIR/export/FORMAT, which is written anew")
 
 
 def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -102,7 +122,7 @@ def _gin_files(args: argparse.Namespace) -> list[str]:
         paper = args.direction or ("babi_to_com2sense" if args.babi_dir or args.com2sense_dir else None)
         return [_find_gin(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
-    if args.verb in ("eval", "infer"):
+    if args.verb in ("eval", "infer", "export"):
         if not own.is_file() and not files:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
@@ -123,6 +143,7 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
         bindings,
         configurables,  # noqa: F401  Registers all that gin can bind.
     )
+    from cd_jax.aot import verb  # noqa: F401  As above.
 
     statements = statements + [
         f"{macro} = {value!r}"
@@ -192,6 +213,8 @@ def _one_line(text: object) -> str:
 
 def _verb(args: argparse.Namespace) -> Callable[[], object]:
     from cd_jax import demo, distill, evaluate, show, train
+    from cd_jax.aot import verb as pods
+    from cd_jax.interop import verbs
     from cd_jax.report.verb import report
 
     return {
@@ -203,6 +226,9 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
         "infer": lambda: evaluate.infer(
             args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})
         ),
+        "import": lambda: verbs.import_model(args.source, args.model_dir, args.vocabulary),
+        "export": lambda: verbs.export(args.model_dir, args.format, args.output),
+        "aot": lambda: (pods.aot_sweep if args.sweep else pods.aot)(args.topology, args.mesh, args.json),
         "report": lambda: print(report(args.model_dir)),
     }[args.verb]
 
@@ -214,6 +240,10 @@ def _run(arguments: Sequence[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
 
+    if args.verb == "aot":
+        from cd_jax.aot.devices import prepare_environment
+
+        prepare_environment()
     # Orbax and SeqIO tell of their own settings as warnings, and Orbax logs the traceback of a failed save before it
     # raises; what the user must know, we say.
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)

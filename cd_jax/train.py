@@ -140,7 +140,8 @@ class Trainer:
                 f"distill into another --model_dir with --gin.distill.vocabulary=\"'{theirs}'\""
             )
         solver = self._process.solver
-        checkpoints.check_identity(progress.identity | {"network": solver.config.shape()})
+        asked = progress.identity | {"network": solver.config.shape()}
+        checkpoints.check_identity(asked, f"give --gin_file={folder / 'config.gin'}")
         params = checkpoints.restore_params(step, solver.abstract_state().params)
         checkpoints.close()
         return params

@@ -81,7 +81,7 @@ def test_a_finished_run_says_so_and_writes_nothing(trained, distilled, capfd):
     folder, _ = trained
     before = runs.snapshot(folder)
     # Eight devices along `model`, so that a batch of 2 fits: a checkpoint of one device serves on any mesh.
-    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=8)) == 0
+    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=4, MESH_DATA=2)) == 0
     said = capfd.readouterr()
     assert f"is done: {runs.STEPS} steps, stopped by budget" in said.out
     assert said.err == ""
@@ -91,7 +91,7 @@ def test_a_finished_run_says_so_and_writes_nothing(trained, distilled, capfd):
 def test_more_steps_go_on_from_the_last_checkpoint_on_another_mesh(trained, distilled, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
-    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=8, TRAIN_STEPS=20)) == 0
+    assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=4, MESH_DATA=2, TRAIN_STEPS=20)) == 0
     said = capfd.readouterr()
     assert f"resumes from step {runs.STEPS}" in said.out
     assert said.err == ""
@@ -190,5 +190,7 @@ def test_the_latest_and_the_best_checkpoint_stay_over_interruptions(tmp_path):
     assert kept == [{4}, {8}, {8, 12}, {8, 16}, {20}, {20, 24}]
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.progress(24).best() == [20, 0.4]
-    np.testing.assert_array_equal(checkpoints.restore_params(20, jax.eval_shape(lambda: state))["kernel"], [20.0] * 3)
+    np.testing.assert_array_equal(
+        checkpoints.restore_params(20, jax.eval_shape(lambda: state.params))["kernel"], [20.0] * 3
+    )
     checkpoints.close()
