@@ -1,0 +1,30 @@
+"""The sharding rules of gin/sharding, by name, for sweeps."""
+
+import ast
+import pathlib
+import re
+from collections.abc import Sequence
+
+from cd_jax.errors import RequestError
+
+NAMES = ("data", "fsdp", "model", "fsdp_model")
+_RULES = re.compile(r"^Solver\.logical_axis_rules = (\[.*?^\])", re.MULTILINE | re.DOTALL)
+
+
+def rules(name: str) -> list[tuple[str, str | None]]:
+    """The rules that gin/sharding/NAME.gin binds.
+
+    Raises:
+      RequestError: there is no such file, or it binds none.
+    """
+    package = pathlib.Path(__file__).parents[1]
+    for folder in (package.parent / "gin", package / "gin_files"):
+        file = folder / "sharding" / f"{name}.gin"
+        if file.is_file() and (match := _RULES.search(file.read_text())):
+            return ast.literal_eval(match[1])
+    raise RequestError(f"aot_sweep.sharding_rules: {name!r} is none of {', '.join(NAMES)}")
+
+
+def that_use(axes: tuple[int, int], names: Sequence[str]) -> list[str]:
+    """Those of the rules that shard along `model` where the mesh has that axis, those that do not where it has not."""
+    return [name for name in names if any(along == "model" for _, along in rules(name)) == (axes[1] > 1)]
