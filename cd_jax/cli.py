@@ -22,7 +22,7 @@ VERBS = {
     "infer": "decode a task or a --prompt with a trained run",
     "import": "make a model_dir of a model of Hugging Face's or T5X's",
     "export": "write a run's parameters for Hugging Face's transformers or T5X",
-    "aot": "compile the train step and decoding for a TPU pod, without one: memory, traffic, estimated utilisation",
+    "aot": "compile a step for a TPU pod that is not there: memory, time",
     "report": "gather results into a table, results.json and report.html",
 }
 # The gin file that a verb reads where none is given; eval, infer and export read the run's own.

@@ -84,7 +84,7 @@ class Feed:
           lengths: task feature lengths of the converter.
           batch_size: of all hosts together.
         """
-        self.asked, self.update_tokens, self._batch_size = asked, update_tokens, batch_size
+        self.asked, self._batch_size = asked, batch_size
         self._examples = _variable([None])
         self._updates = _variable([None])
         self._memory = _variable([None, passages])

@@ -165,14 +165,17 @@ class SelfLearningProcess:
         }
 
     def check_batch_size(self, name: str, batch_size: int) -> int:
-        """The batch size, where the mesh divides it.
+        """The batch size, where the shards of the mesh divide it.
 
         Raises:
           RequestError: it does not.
         """
-        data = self.solver.mesh.shape["data"]
-        if batch_size < 1 or batch_size % data:
-            raise RequestError(f"{name}={batch_size} is not a multiple of the mesh's data axis, {data}; bind another")
+        shards = self.solver.batch_shards * (self.solver.num_microbatches if name == "batch_size" else 1)
+        if batch_size < 1 or batch_size % shards:
+            raise RequestError(
+                f"{name}={batch_size} is not a multiple of {shards}, the shards of a batch on the mesh (times the "
+                "microbatches of a step); bind another"
+            )
         return batch_size
 
     def _fitted(self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor) -> dict[str, int]:

@@ -257,6 +257,23 @@ def test_collectives_of_the_tpu_count_once_and_by_what_they_are():
     assert (found["all-gather"].group, found["reduce-scatter"].group) == (4, 8)
 
 
+@pytest.mark.parametrize(
+    "written, devices_in_a_group",
+    [
+        ("{{0,2},{1,3},{4,6},{5,7}}", 2),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("mesh['a'=2,'b'=4] {'b'}", 4),
+        ("mesh['a'=2,'b'=4] {'a','b'}", 8),
+        ("mesh['a'=2,'b'=4] {'b':(2)2}", 2),
+        ("{}", 8),
+    ],
+)
+def test_the_groups_of_a_collective_in_every_notation(written, devices_in_a_group):
+    text = TPU_TEXT.replace("replica_groups={{0,1,2,3,4,5,6,7}}", f"replica_groups={written}")
+    (found,) = [c for k in costs(text).kernels for c in k.collectives if c.kind == "reduce-scatter"]
+    assert found.group == devices_in_a_group
+
+
 def test_what_a_ring_sends():
     def sent(kind):
         return Collective(kind, 1000, 4, overlapped=False).wire_bytes
@@ -288,6 +305,9 @@ def test_a_loop_of_unknown_length_is_told():
     counted = costs(text)
     assert counted.uncounted_loops == 1
     assert {kernel.name: kernel for kernel in counted.kernels}["slice"].times == 1
+    assumed = costs(text, assumed_trips=5)
+    assert assumed.uncounted_loops == 0
+    assert {kernel.name: kernel for kernel in assumed.kernels}["slice"].times == 5
 
 
 def test_text_that_is_no_module():
@@ -362,7 +382,7 @@ def test_a_slice_that_the_compiler_does_not_know():
 
 def test_every_file_of_rules_is_found_and_goes_with_its_meshes():
     assert sharding.that_use((8, 1), sharding.NAMES) == ["data", "fsdp"]
-    assert sharding.that_use((4, 2), sharding.NAMES) == ["model", "fsdp_model"]
+    assert sharding.that_use((4, 2), sharding.NAMES) == ["model", "fsdp_model", "fsdp_2d"]
     assert ("embed", "data") in sharding.rules("fsdp")
     with pytest.raises(RequestError, match="'tensor'"):
         sharding.rules("tensor")
@@ -377,6 +397,10 @@ def test_every_file_of_rules_is_found_and_goes_with_its_meshes():
         (["--topology=v5e:2x2", "--mesh=4x1", "--gin.BATCH_SIZE=6"], ["BATCH_SIZE=6", "--gin.BATCH_SIZE=8"]),
         (["--topology=v9:2x2"], ["--topology=v9:2x2", "v5e"]),
         (["--topology=v5e:2x2"], ["no model", "--gin_file=models/large.gin"]),
+        (
+            ["--topology=v5e:2x2", "--mesh=2x2", "--gin.BATCH_SIZE=2", "--gin_file=sharding/fsdp_2d.gin"],
+            ["BATCH_SIZE=2", "2x2"],
+        ),
     ],
 )
 def test_requests_that_cannot_be(given, words, capfd):

@@ -251,7 +251,7 @@ class TestBatches:
         devices = made.solver.mesh.shape["data"]
         assert made.check_batch_size("batch_size", 3 * devices) == 3 * devices
         for size in (0, -devices, devices + 1):
-            with pytest.raises(RequestError, match=f"batch_size={size} is not a multiple of the mesh's data axis"):
+            with pytest.raises(RequestError, match=f"batch_size={size} is not a multiple of {devices}, the shards"):
                 made.check_batch_size("batch_size", size)
         with pytest.raises(RequestError, match="eval_batch_size=9 is not"):
             make("baseline", eval_batch_size=9)

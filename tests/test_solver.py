@@ -356,7 +356,12 @@ FSDP = [(name, "data" if name in ("batch", "embed") else None) for name, _ in pa
 BOTH = [(name, "data" if name == "embed" else axis) for name, axis in partitioning.MODEL_RULES]
 
 
-@pytest.mark.parametrize(("rules", "data", "model"), [(FSDP, 8, 1), (BOTH, 2, 4)], ids=["fsdp", "fsdp_model"])
+TWO = [(name, ("data", "model") if name == "batch" else None if name == "heads" else axis) for name, axis in BOTH]
+
+
+@pytest.mark.parametrize(
+    ("rules", "data", "model"), [(FSDP, 8, 1), (BOTH, 2, 4), (TWO, 2, 4)], ids=["fsdp", "fsdp_model", "fsdp_2d"]
+)
 def test_fully_sharded_devices_train_as_one(rules, data, model):
     config = dataclasses.replace(SHALLOW, emb_dim=128, mlp_dim=128)
     batches = [random_batch(16, seed) for seed in range(3)]

@@ -7,6 +7,7 @@ of a called computation) counts as often as it runs. All figures are those of on
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Iterator
 
@@ -113,18 +114,19 @@ class Costs:
         return sorted(self.kernels, key=lambda kernel: -kernel.times * kernel.hbm_bytes)[:count]
 
 
-def costs(text: str) -> Costs:
+def costs(text: str, assumed_trips: int | None = None) -> Costs:
     """Of a compiled module.
 
     Args:
       text: `compiled.as_text()`.
+      assumed_trips: of loops whose length depends on an argument; None counts their body once, and tells of it.
 
     Raises:
       ValueError: it is not the text of a module.
     """
     module = parse(text)
     devices = re.search(r"num_partitions=(\d+)", text[:100_000])
-    walk = _Walk(module, int(devices[1]) if devices else 1)
+    walk = _Walk(module, int(devices[1]) if devices else 1, assumed_trips)
     kernels = list(walk.kernels(Scope(module.entry), 1))
     return Costs(kernels, walk.uncounted_loops)
 
@@ -132,9 +134,10 @@ def costs(text: str) -> Costs:
 class _Walk:
     """Goes through a module as it runs."""
 
-    def __init__(self, module: Module, devices: int):
+    def __init__(self, module: Module, devices: int, assumed_trips: int | None):
         self.module = module
         self.devices = devices
+        self.assumed_trips = assumed_trips
         self.uncounted_loops = 0
 
     def kernels(self, scope: Scope, times: int, overlapped: bool = False) -> Iterator[Kernel]:
@@ -153,7 +156,8 @@ class _Walk:
         return Scope(self.module.computations[instruction.called[role]], tuple(instruction.operands), scope)
 
     def _loop(self, loop: Instruction, scope: Scope, times: int) -> Iterator[Kernel]:
-        trips = trip_count(loop, scope, self.module)
+        known = trip_count(loop, scope, self.module)
+        trips = self.assumed_trips if known is None else known
         self.uncounted_loops += trips is None
         trips = 1 if trips is None else trips
         yield from self.kernels(self._inner(loop, "body", scope), times * trips)
@@ -217,4 +221,9 @@ class _Walk:
             return listed.count(",") + 1
         if shape := instruction.attribute(r"replica_groups=\[\d+,(\d+)\]"):
             return int(shape)
+        if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", instruction.attributes):
+            sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+            # 'axis', or a part of one: 'axis':(parts before it)size.
+            named = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes[2])
+            return math.prod(int(part or sizes[name]) for name, part in named)
         return self.devices

@@ -86,13 +86,16 @@ def compile_step(lowered):
         raise DoesNotFit(text.splitlines()[0], peak) from error
 
 
-def measure(lower, topology: Topology, model_flops: float) -> tuple[Measurement, Costs]:
+def measure(
+    lower, topology: Topology, model_flops: float, assumed_trips: int | None = None
+) -> tuple[Measurement, Costs]:
     """Lowers, compiles and counts.
 
     Args:
       lower: called without arguments, returns a `jax.stages.Lowered`.
       topology: the slice whose devices it was lowered for.
       model_flops: what the step must compute, over the whole pod.
+      assumed_trips: of loops whose length depends on an argument.
 
     Returns:
       The measurement, and the kernels it was made from.
@@ -107,7 +110,7 @@ def measure(lower, topology: Topology, model_flops: float) -> tuple[Measurement,
     compiled = compile_step(lowered)
     compile_seconds, compile_cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     analysis = compiled.cost_analysis() or {}
-    counted = costs(compiled.as_text())
+    counted = costs(compiled.as_text(), assumed_trips)
     times = roofline(counted, topology)
     memory = compiled.memory_analysis()
     measurement = Measurement(

@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 
 from cd_jax.errors import RequestError
+from cd_jax.solver.partitioning import Rules
 
-NAMES = ("data", "fsdp", "model", "fsdp_model")
+NAMES = ("data", "fsdp", "model", "fsdp_model", "fsdp_2d")
 _RULES = re.compile(r"^Solver\.logical_axis_rules = (\[.*?^\])", re.MULTILINE | re.DOTALL)
 
 
-def rules(name: str) -> list[tuple[str, str | None]]:
+def rules(name: str) -> Rules:
     """The rules that gin/sharding/NAME.gin binds.
 
     Raises:
@@ -27,4 +28,4 @@ def rules(name: str) -> list[tuple[str, str | None]]:
 
 def that_use(axes: tuple[int, int], names: Sequence[str]) -> list[str]:
     """Those of the rules that shard along `model` where the mesh has that axis, those that do not where it has not."""
-    return [name for name in names if any(along == "model" for _, along in rules(name)) == (axes[1] > 1)]
+    return [name for name in names if any("model" in (along or ()) for _, along in rules(name)) == (axes[1] > 1)]

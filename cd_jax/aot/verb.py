@@ -188,14 +188,24 @@ def _try(
 def _compile(what: str, solver: Solver, slice_: Topology, shape: roofline.Shape, setting: dict) -> Row:
     sizes = (shape.batch_size, shape.passages, shape.input_length, shape.target_length)
     lower: Callable[..., jax.stages.Lowered]
+    trips: int | None
     if what == "train_step":
-        lower, model_flops = solver.lower_train_step, roofline.train_flops(solver.config, shape)
+        lower, model_flops, trips = solver.lower_train_step, roofline.train_flops(solver.config, shape), None
     else:
+        # How many tokens to decode is an argument of the program: at most target_length.
         lower, model_flops = solver.lower_generate, roofline.forward_flops(solver.config, shape)
+        trips = shape.target_length
     try:
-        return Row(what, setting, measure(lambda: lower(*sizes), slice_, model_flops)[0])
+        return Row(what, setting, measure(lambda: lower(*sizes), slice_, model_flops, trips)[0])
     except DoesNotFit as error:
         return Row(what, setting, None, "does not fit", error.peak_bytes)
+    except ValueError as error:
+        if "divisible" not in f"{type(error).__name__} {error}":
+            raise
+        raise RequestError(
+            f"BATCH_SIZE={shape.batch_size} cannot be split over the mesh {setting['mesh']} as "
+            f"Solver.logical_axis_rules say; give a multiple of {slice_.num_devices}"
+        ) from error
 
 
 def _heading(setting: dict) -> str:

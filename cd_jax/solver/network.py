@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cd_jax.solver import layers
+from cd_jax.solver import layers, partitioning
 from cd_jax.solver.attention import MASKED
 from cd_jax.solver.config import T5Config
 
@@ -27,7 +27,8 @@ def padding_mask(tokens: jax.Array) -> jax.Array:
 
 def _for_shards(bias: jax.Array, batch: int) -> jax.Array:
     """A bias `[heads, queries, keys]` for each shard of a batch: `[shards, heads, queries, keys]`. See `attend`."""
-    shards = math.gcd(batch, jax.sharding.get_abstract_mesh().shape.get("data", 1))
+    mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
+    shards = math.gcd(batch, partitioning.batch_shards(rules, mesh.shape))
     copies = jnp.broadcast_to(bias[None], (shards, *bias.shape))
     return nn.with_logical_constraint(copies, ("batch", "heads", None, None)) if shards > 1 else copies
 

@@ -1,6 +1,7 @@
 """Mesh and shardings: logical axis names, T5X's, to the mesh axes `data` and `model`, by rules that gin binds."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd_jax.errors import RequestError
 from cd_jax.solver.config import T5Config
 
-Rules = Sequence[tuple[str, str | None]]
+Axes = str | tuple[str, ...] | None
+Rules = Sequence[tuple[str, Axes]]
 
 # Parameters along `model`, batches along `data`: gin/sharding/model.gin.
 MODEL_RULES: Rules = (
@@ -58,11 +60,25 @@ def make_mesh(data: int = -1, model: int = 1, devices: Sequence[jax.Device] | No
 def check_rules(rules: Rules) -> None:
     """Raises RequestError where a rule names no axis of the mesh."""
     for rule in rules:
-        if len(rule) != 2 or rule[1] not in ("data", "model", None):
+        if len(rule) != 2 or not set(_as_tuple(rule[1])) <= {"data", "model"}:
             raise RequestError(
-                f"Solver.logical_axis_rules: {rule!r} is not a pair of a logical axis and 'data', 'model' or None; "
-                "include one of gin/sharding/*.gin, or bind the rules so"
+                f"Solver.logical_axis_rules: {rule!r} is not a pair of a logical axis and 'data', 'model', both "
+                "or None; include one of gin/sharding/*.gin, or bind the rules so"
             )
+
+
+def _as_tuple(axes: Axes) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
+def batch_axes(rules: Rules) -> tuple[str, ...]:
+    """The axes of the mesh that a batch lies along."""
+    return _as_tuple(dict(rules).get("batch"))
+
+
+def batch_shards(rules: Rules, mesh_shape: Mapping[str, int]) -> int:
+    """In how many parts a batch lies on the devices."""
+    return math.prod(mesh_shape.get(axis, 1) for axis in batch_axes(rules))
 
 
 def parameter_shardings(mesh: Mesh, boxed: Any, rules: Rules, config: T5Config) -> Any:
@@ -73,20 +89,21 @@ def parameter_shardings(mesh: Mesh, boxed: Any, rules: Rules, config: T5Config) 
     """
     specs = nn.get_partition_spec(boxed)
     shardings = nn.logical_to_mesh_sharding(specs, mesh, rules)
-    heads: Any = dict(rules).get("joined_kv")
-    if heads and config.num_heads % mesh.shape[heads]:
+    across = math.prod(mesh.shape[axis] for axis in _as_tuple(dict(rules).get("heads")))
+    if config.num_heads % across:
         raise RequestError(
-            f"the mesh's {heads} axis, {mesh.shape[heads]}, does not divide the {config.num_heads} heads "
+            f"the mesh's {dict(rules)['heads']} axis, {across}, does not divide the {config.num_heads} heads "
             f"(T5Config.num_heads); bind MESH_MODEL to a divisor of {config.num_heads}"
         )
     abstract = jax.tree_util.tree_leaves_with_path(nn.unbox(boxed))
     names = jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
     for (path, leaf), axes, sharding in zip(abstract, names, jax.tree.leaves(shardings), strict=True):
         for size, axis, along in zip(leaf.shape, axes, sharding.spec, strict=False):
-            if along and size % mesh.shape[along]:
+            across = math.prod(mesh.shape[axis] for axis in _as_tuple(along))
+            if size % across:
                 name = "/".join(key.key for key in path)
                 raise RequestError(
-                    f"{name} {list(leaf.shape)}: the mesh's {along} axis, {mesh.shape[along]}, does not divide its "
+                    f"{name} {list(leaf.shape)}: the mesh's {along} axis, {across}, does not divide its "
                     f"axis {axis!r}, {size}; bind another mesh, or another rule in Solver.logical_axis_rules"
                 )
     return shardings
@@ -107,7 +124,11 @@ def optimizer_shardings(mesh: Mesh, abstract_state: Any, abstract_params: Any, p
     return jax.tree_util.tree_map_with_path(shard, abstract_state)
 
 
-def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this host's rows `[batch, ...]` on the devices, split along `data`."""
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """Of `[batch, ...]`."""
+    return NamedSharding(mesh, PartitionSpec(batch_axes(rules)))
+
+
+def shard_batch(sharding: NamedSharding, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts this host's rows `[batch, ...]` on the devices."""
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -72,6 +72,8 @@ class Solver:
         self.mesh = partitioning.make_mesh(mesh_data, mesh_model, devices)
         self.num_microbatches, self._z_loss = num_microbatches, z_loss
         self._rules = logical_axis_rules
+        self.batch_shards = partitioning.batch_shards(logical_axis_rules, self.mesh.shape)
+        self._batch_sharding = partitioning.batch_sharding(self.mesh, logical_axis_rules)
         self._network = network.T5(self.config)
         self._optimizer = optimizer(learning_rate=learning_rate)
         self._shardings = self._state_shardings()
@@ -146,7 +148,7 @@ class Solver:
             batch["decoder_loss_weights"],
             self._z_loss,
             self.config.logits_chunk,
-            math.gcd(len(states), self.mesh.shape["data"]),
+            math.gcd(len(states), self.batch_shards),
         )
         return nats / weight
 
@@ -190,7 +192,9 @@ class Solver:
           batch: the model features of `PassagesFeatureConverter`, `[batch, ...]`; this host's rows.
           seed: of the dropout.
         """
-        return self._on_mesh(self._train_step, state, partitioning.shard_batch(self.mesh, batch), np.uint32(seed))
+        return self._on_mesh(
+            self._train_step, state, partitioning.shard_batch(self._batch_sharding, batch), np.uint32(seed)
+        )
 
     # Inference
 
@@ -214,7 +218,7 @@ class Solver:
           `[batch, num_samples or num_beams]`: see `decoding.sample` and `decoding.beam_search`.
         """
         padded = np.pad(tokens, ((0, 0), (0, 0), (0, decoding.bucketed(tokens.shape[-1]) - tokens.shape[-1])))
-        batch = partitioning.shard_batch(self.mesh, {"tokens": padded})
+        batch = partitioning.shard_batch(self._batch_sharding, {"tokens": padded})
         room = decoding.bucketed(max_length)
         numbers = np.int32(max_length), np.uint32(seed)
         found = self._on_mesh(self._generate, params, batch["tokens"], *numbers, max_length=room, method=method)
@@ -248,7 +252,7 @@ class Solver:
             "tokens": np.pad(tokens, ((0, 0), (0, 0), (0, lengths[0]))),
             "targets": np.pad(targets, ((0, 0), (0, lengths[1]))),
         }
-        batch = partitioning.shard_batch(self.mesh, given)
+        batch = partitioning.shard_batch(self._batch_sharding, given)
         nats = np.asarray(self._on_mesh(self._score, params, batch["tokens"], batch["targets"]))
         return np.where(targets == network.PAD_ID, np.float32(0), -nats[:, : targets.shape[1]])
 
@@ -261,14 +265,14 @@ class Solver:
         parts = []
         hosts, host = jax.process_count(), jax.process_index()
         for rows in np.split(padded, len(padded) // batch_size):
-            batch = partitioning.shard_batch(self.mesh, {"tokens": np.split(rows, hosts)[host]})
+            batch = partitioning.shard_batch(self._batch_sharding, {"tokens": np.split(rows, hosts)[host]})
             parts.append(self._on_mesh(self._embed, params, batch["tokens"]))
         return np.concatenate([np.asarray(part) for part in parts])[: len(tokens)]
 
     # For a machine that is not here
 
     def _abstract(self, shape: tuple[int, ...], dtype=np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(self.mesh, PartitionSpec("data")))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._batch_sharding)
 
     def lower_train_step(
         self, batch_size: int, passages: int, input_length: int, target_length: int
