@@ -352,8 +352,8 @@ def test_z_loss_keeps_the_sum_of_the_softmax_near_one():
     assert np.abs(log_z[0]).mean() < 0.2 < np.abs(log_z[1]).mean()
 
 
-FSDP = [(name, "data" if name in ("batch", "embed") else None) for name, _ in partitioning.MODEL_RULES]
-BOTH = [(name, "data" if name == "embed" else axis) for name, axis in partitioning.MODEL_RULES]
+FSDP = [("batch", "data"), ("embed", "data"), ("vocab", "data"), ("mlp", "data"), ("joined_kv", "data")]
+BOTH = [(name, "data" if name.startswith("embed") else axis) for name, axis in partitioning.MODEL_RULES]
 
 
 TWO = [(name, ("data", "model") if name == "batch" else None if name == "heads" else axis) for name, axis in BOTH]

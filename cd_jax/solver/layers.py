@@ -1,7 +1,9 @@
 """Layers of T5 in Flax Linen (arXiv 1910.10683, 2002.05202), every parameter with logical axis names.
 
 The names are T5X's: `vocab`, `embed`, `joined_kv`, `mlp`, `heads`, `relpos_buckets`, `layers`; the solver's rules map
-them to the mesh. Dropout happens where the caller gives a `dropout` rng, and only there.
+them to the mesh. Where a matrix writes to the residual stream that axis is `embed_out`, so that a rule can cut every
+matrix along its first axis: a TPU gathers no slices of a last axis that are thinner than its tiles of 128. Dropout
+happens where the caller gives a `dropout` rng, and only there.
 """
 
 import functools
@@ -113,7 +115,7 @@ class Attention(nn.Module):
         project = functools.partial(Dense, config.num_heads * config.head_dim, ("embed", "joined_kv"), config.dtype)
         self.query = project(scale=1.0 / config.head_dim)
         self.key, self.value = project(), project()
-        self.out = Dense(config.emb_dim, ("joined_kv", "embed"), config.dtype)
+        self.out = Dense(config.emb_dim, ("joined_kv", "embed_out"), config.dtype)
         self.dropout = Dropout(config.dropout_rate, axis=-1)
 
     def _heads(self, x: jax.Array) -> jax.Array:
@@ -156,7 +158,7 @@ class MlpBlock(nn.Module):
         if x.ndim == 3:
             product = nn.with_logical_constraint(product, ("batch", "length", "mlp"))
         product = Dropout(config.dropout_rate)(product)
-        return Dense(config.emb_dim, ("mlp", "embed"), config.dtype, name="wo")(product)
+        return Dense(config.emb_dim, ("mlp", "embed_out"), config.dtype, name="wo")(product)
 
 
 class EncoderLayer(nn.Module):

@@ -112,7 +112,7 @@ class T5(nn.Module):
 
     def setup(self):
         """Makes the submodules; several methods share them."""
-        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed_out"))
         self.token_embedder = nn.Embed(
             self.config.vocab_size, self.config.emb_dim, dtype=self.config.dtype, embedding_init=init
         )

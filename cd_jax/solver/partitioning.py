@@ -24,6 +24,7 @@ MODEL_RULES: Rules = (
     ("heads", "model"),
     ("joined_kv", "model"),
     ("embed", None),
+    ("embed_out", None),
     ("kv", None),
     ("relpos_buckets", None),
     ("length", None),
