@@ -199,7 +199,7 @@ class Solver:
     # Inference
 
     def _decode(self, params: Any, tokens: jax.Array, limit: jax.Array, seed: jax.Array, max_length, method) -> Any:
-        return decoding.generate(self._network, params, tokens, max_length, limit, method, seed)
+        return decoding.generate(self._network, self._cast(params), tokens, max_length, limit, method, seed)
 
     def generate_all(
         self, params: Any, tokens: np.ndarray, max_length: int, method: Decoding = GREEDY, seed: int = 0
