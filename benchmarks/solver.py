@@ -5,7 +5,8 @@
   python benchmarks/solver.py --profile     # where the time of our training step goes
 
 `cpu_s` counts the seconds of all cores, whatever else the machine does; `wall_s` is what a user waits. Medians after
-warm-up. The implementations take turns, so that none has the quiet machine for itself.
+warm-up. Each implementation has a process of its own, one after the other: threads that wait spin, and one's would be
+counted with the next's.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import gzip
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,42 +44,41 @@ def emit(**line) -> None:
     print(json.dumps(line), flush=True)
 
 
-def take_turns(calls: dict[str, Callable], repeat: int) -> dict[str, list[tuple[float, float]]]:
-    """Times every call `repeat` times, after warm-up, one after the other and around again."""
-    for call in calls.values():
-        for _ in range(_WARM_UP):
-            jax.block_until_ready(call())
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(repeat):
-        for name, call in calls.items():
-            times[name].append(timed(call))
-    return times
+def median_times(call: Callable, repeat: int) -> tuple[float, float]:
+    """Medians of CPU and wall seconds over `repeat` calls, after warm-up."""
+    for _ in range(_WARM_UP):
+        jax.block_until_ready(call())
+    cpu, wall = zip(*(timed(call) for _ in range(repeat)), strict=True)
+    return statistics.median(cpu), statistics.median(wall)
 
 
-def compare(shape: Shape, impls: list[str], what: list[str], repeat: int) -> None:
-    """A line for each thing that is timed and each implementation, then the ratios."""
-    peers = {impl: PEERS[impl](shape) for impl in impls}
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+def time_one(shape: Shape, impl: str, what: list[str], repeat: int) -> None:
+    """A line for each thing that is timed of one implementation."""
+    peer = PEERS[impl](shape)
     for name in what:
-        if name == "compile":
-            continue
-        times = take_turns({impl: getattr(peer, name) for impl, peer in peers.items()}, repeat)
-        for impl, pairs in times.items():
-            cpu, wall = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-            found.setdefault(name, {})[impl] = cpu, wall
-            emit(what=name, impl=impl, cpu_s=round(cpu, 4), wall_s=round(wall, 4), n=repeat, dropout=shape.dropout)
-    if "compile" in what:
-        for impl, peer in peers.items():
-            if hasattr(peer, "compile"):
-                cpu, wall = zip(*(timed(lambda peer=peer: peer.compile()) for _ in range(3)), strict=True)
-                found.setdefault("compile", {})[impl] = statistics.median(cpu), statistics.median(wall)
-                emit(what="compile", impl=impl, cpu_s=round(statistics.median(cpu), 2),
-                     wall_s=round(statistics.median(wall), 2), n=3, dropout=shape.dropout)  # fmt: skip
-    for name, by_impl in found.items():
-        for impl, (cpu, wall) in by_impl.items():
-            if impl != "cd_jax" and "cd_jax" in by_impl:
-                ours = by_impl["cd_jax"]
-                emit(what=f"{name}_ratio", impl=impl, cpu=round(cpu / ours[0], 2), wall=round(wall / ours[1], 2))
+        if hasattr(peer, name):
+            times = 3 if name == "compile" else repeat
+            cpu, wall = median_times(getattr(peer, name), times)
+            emit(what=name, impl=impl, cpu_s=round(cpu, 4), wall_s=round(wall, 4), n=times, dropout=shape.dropout)
+
+
+def compare(impls: list[str], flags: list[str]) -> None:
+    """Every implementation in a process of its own, one after the other; then the ratios to ours."""
+    lines = []
+    for impl in impls:
+        command = [sys.executable, __file__, "--impl", impl, *flags]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout or ():
+                print(line, end="", flush=True)
+                lines.append(json.loads(line))
+        if process.returncode:
+            sys.exit(process.returncode)
+    ours = {line["what"]: line for line in lines if line["impl"] == "cd_jax"}
+    for line in lines:
+        if line["impl"] != "cd_jax" and line["what"] in ours:
+            mine = ours[line["what"]]
+            ratios = {unit: round(line[f"{unit}_s"] / mine[f"{unit}_s"], 2) for unit in ("cpu", "wall")}
+            emit(what=f"{line['what']}_ratio", impl=line["impl"], **ratios)
 
 
 def scaling(repeat: int) -> None:
@@ -87,7 +89,7 @@ def scaling(repeat: int) -> None:
         before = None
         for factor in (1, 2, 4, 8):
             peer = CdJax(dataclasses.replace(base, **{axis: start * factor}))
-            cpu, wall = (statistics.median(x) for x in zip(*take_turns({"": peer.train_step}, repeat)[""], strict=True))
+            cpu, wall = median_times(peer.train_step, repeat)
             growth = round(cpu / before, 2) if before else None
             emit(what="scaling", axis=axis, size=start * factor, cpu_s=round(cpu, 4), wall_s=round(wall, 4),
                  growth=growth)  # fmt: skip
@@ -131,8 +133,11 @@ def main() -> None:
         scaling(arguments.repeat)
     elif arguments.profile:
         profile(shape)
+    elif len(arguments.impl) == 1:
+        time_one(shape, arguments.impl[0], arguments.what, arguments.repeat)
     else:
-        compare(shape, arguments.impl, arguments.what, arguments.repeat)
+        flags = ["--dropout", str(arguments.dropout), "--repeat", str(arguments.repeat), "--what", *arguments.what]
+        compare(arguments.impl, flags)
 
 
 if __name__ == "__main__":
