@@ -22,7 +22,6 @@ setup(
         "cd_jax.tasks": ["*.model"],
         "cd_jax.tasks.com2sense": ["*.jsonl"],
         "cd_jax.gin_files": ["*/*.gin"],
-        "cd_jax.interop": ["*.md"],
     },
     entry_points={"console_scripts": ["cd_jax=cd_jax.__main__:main"]},
     # The versions that were tried together. scann 1.4.2 is built for TensorFlow 2.20: with 2.21 it does not import.

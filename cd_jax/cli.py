@@ -84,7 +84,10 @@ def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--vocabulary", help="a SentencePiece model, where the source has none")
     if verb == "export":
         parser.add_argument(
-            "--format", choices=("hf", "t5x"), required=True, help="of Hugging Face's transformers, of T5X"
+            "--format",
+            choices=("hf", "t5x", "t5x_legacy"),
+            required=True,
+            help="of Hugging Face's transformers, of T5X as it writes today (Orbax), of T5X's older files",
         )
         parser.add_argument("--output", help="folder; without it DIR/export/FORMAT, which is written anew")
 

@@ -76,8 +76,9 @@ def test_an_imported_model_answers_and_goes_home_unchanged(imported, source, tmp
     assert said.splitlines()[-2] in capsys.readouterr().out
 
 
-def test_there_and_back_through_t5x(imported, source, tmp_path):
-    assert command("export", imported, "--format=t5x", f"--output={tmp_path / 't5x'}") == 0
+@pytest.mark.parametrize("kind", ["t5x", "t5x_legacy"])
+def test_there_and_back_through_t5x(kind, imported, source, tmp_path):
+    assert command("export", imported, f"--format={kind}", f"--output={tmp_path / 't5x'}") == 0
     assert (tmp_path / "t5x" / "vocabulary.model").read_bytes() == vocabularies.EMBEDDED.read_bytes()
     model = tmp_path / "model"
     assert command("import", model, str(tmp_path / "t5x"), TARGET_LENGTH=24) == 0

@@ -132,7 +132,7 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
 
     Args:
       model_dir: of the run.
-      kind: `hf` for Hugging Face's transformers, `t5x` for T5X's scripts.
+      kind: `hf` for Hugging Face's transformers, `t5x` for T5X's scripts, `t5x_legacy` for its older format.
       output: folder; None for `model_dir/export/<kind>`, which is written anew.
 
     Raises:
@@ -148,7 +148,10 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        (_write_hf if kind == "hf" else _write_t5x)(temporary, trained)
+        if kind == "hf":
+            _write_hf(temporary, trained)
+        else:
+            _write_t5x(temporary, trained, orbax=kind == "t5x")
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
     finally:
@@ -162,7 +165,7 @@ def _write_hf(folder: pathlib.Path, trained: evaluate.TrainedRun) -> None:
     huggingface.write(folder, trained.params, config, trained.directory / VOCABULARY, length)
 
 
-def _write_t5x(folder: pathlib.Path, trained: evaluate.TrainedRun) -> None:
+def _write_t5x(folder: pathlib.Path, trained: evaluate.TrainedRun, orbax: bool) -> None:
     solver = trained.process.solver
     state = TrainState(jnp.int32(trained.best_step), trained.params, None)
     if "imported" not in trained.progress.identity:
@@ -170,5 +173,5 @@ def _write_t5x(folder: pathlib.Path, trained: evaluate.TrainedRun) -> None:
         checkpoints = Checkpoints(trained.directory, read_only=True)
         state, _, _ = checkpoints.restore(trained.best_step, solver.abstract_state())
         checkpoints.close()
-    t5x_checkpoints.write(folder, state, solver.config)
+    t5x_checkpoints.write(folder, state, solver.config, orbax)
     shutil.copyfile(trained.directory / VOCABULARY, folder / VOCABULARY)
