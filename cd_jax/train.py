@@ -112,6 +112,7 @@ class Trainer:
             "seed": seed,
             "batch_size": batch_size,
             "network": self._process.solver.config.shape(),
+            "solver": self._process.solver.settings(),
             "initial_checkpoint": os.path.abspath(initial_checkpoint) if initial_checkpoint else None,
             "optimizer": self._process.solver.optimizer_name,
             "process": self._process.settings(),

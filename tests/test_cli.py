@@ -216,6 +216,7 @@ def test_missing_folders_and_files(tmp_path, capfd):
     ("bindings", "words"),
     [
         ({"T5Config__emb_dim": 48}, ["network.emb_dim=32", "not 48"]),
+        ({"T5Config__dropout_rate": 0.5}, ["solver.dropout_rate=0.0", "not 0.5"]),
         ({"AGENT": "'cd_finetune'"}, ["agent='cd_memory'", "'cd_finetune'"]),
         ({"SEED": 1}, ["seed=0", "not 1"]),
         ({"BATCH_SIZE": 4}, ["batch_size=2", "not 4"]),

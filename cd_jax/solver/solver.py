@@ -89,6 +89,11 @@ class Solver:
         self._score = jax.jit(self._nats, out_shardings=replicated)
         self._embed = jax.jit(self._pool, out_shardings=replicated)
 
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint records beside the network's shape: with other values training would go on otherwise."""
+        config = self.config
+        return {"dropout_rate": config.dropout_rate, "dtype": config.dtype, "z_loss": self._z_loss}
+
     # Initialisation
 
     def _init(self, seed: int) -> Any:
