@@ -10,17 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from memories import mesh_of, normal
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.memory import nearest, scann_index, sharded
 from cd_jax.memory.index import DeviceIndex, ScannIndex
 
 METRICS = nearest.METRICS
-
-
-def mesh_of(*shape, names=("data", "model")):
-    devices = np.array(jax.devices()[: np.prod(shape)]).reshape(shape)
-    return jax.sharding.Mesh(devices, names[: len(shape)])
 
 
 def on_mesh(keys, *arguments, **settings):
@@ -36,10 +32,6 @@ BACK_ENDS = {
 }
 back_ends = pytest.mark.parametrize("back_end", BACK_ENDS.values(), ids=BACK_ENDS)
 metrics = pytest.mark.parametrize("metric", METRICS)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def values_slowly(queries, keys, metric):
@@ -110,6 +102,29 @@ class TestBackEnds:
         assert (np.sort(found[:, :3]) == np.arange(3)).all() and np.isfinite(values[:, :3]).all()
         assert (found[:, 3:] == -1).all()
         assert (values[:, 3:] == (np.inf if metric == "squared_euclidean" else -np.inf)).all()
+
+    @metrics
+    def test_all_keys_are_replaced(self, back_end, metric):
+        """But in rows that hold none, whatever is given for them."""
+        index = back_end(normal(20, 8), capacity=300, metric=metric)
+        keys, asked = normal(300, 8, seed=1), normal(20, 8, seed=2)
+        held = np.random.default_rng(0).random(300) < 0.5
+        index.replace(np.where(held[:, None], keys, np.float32(np.nan)), held)
+        found, values = settled(index).search(asked, 9)
+        expected, exact = nearest_slowly(asked, keys[held], metric, 9, np.flatnonzero(held))
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_allclose(values, exact, atol=1e-4)
+
+    @metrics
+    def test_looked_up_inside_a_step_as_from_the_host(self, back_end, metric):
+        index, asked = back_end(normal(50, 8), capacity=60, metric=metric), normal(20, 8, seed=1)
+        looked_up = jax.jit(lambda keys, queries: index.look_up(keys, queries, 7))(index.keys, asked)
+        for one, other in zip(looked_up, index.search(asked, 7), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+        assert index.look_up == index.look_up and hash(index.look_up) == hash(index.look_up)
+        with pytest.raises(RequestError, match="9999 neighbours of a memory with room for"):
+            index.look_up(index.keys, asked, 9999)
 
     def test_nothing_but_empty_rows(self, back_end):
         index = back_end(np.zeros((0, 4), np.float32), capacity=5)
@@ -225,6 +240,20 @@ class TestExact:
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_allclose(values, exact, atol=1e-4)
 
+    @metrics
+    def test_an_index_of_bfloat16(self, metric):
+        keys, asked = normal(600, 32), normal(20, 32, seed=1)
+        index = DeviceIndex(keys, metric=metric, dtype="bfloat16")
+        assert index.keys.vectors.dtype == jnp.bfloat16
+        expected = nearest.nearest(nearest.build(keys, 600, metric, jnp.bfloat16), asked, 5, metric)
+        np.testing.assert_array_equal(index.search(asked, 5)[0], expected[0])
+        index.update(np.arange(3), keys[3:6])
+        assert index.keys.vectors.dtype == jnp.bfloat16
+
+    def test_a_dtype_that_is_none(self):
+        with pytest.raises(RequestError, match=r"DeviceIndex\.dtype='int8' is none of float32, bfloat16; bind one"):
+            DeviceIndex(normal(6, 4), dtype="int8")
+
     def test_inside_a_jitted_step_nothing_recompiles_as_it_fills(self):
         traced = []
 
@@ -333,11 +362,13 @@ class TestRecompilation:
             index.update(np.arange(count), normal(count, 8))
         index.remove(np.arange(1))
         index.search(normal(4, 8), 3)
+        index.replace(normal(200, 8), np.arange(200) < 100)
         with jax.log_compiles(True):
             for count in (3, 5, 7, 8, 6, 1):
                 index.update(np.arange(20, 20 + count), normal(count, 8))
                 index.remove(np.arange(20, 21))
                 index.search(normal(4, 8, seed=count), 3)
+                index.replace(normal(200, 8), np.arange(200) < count)
             assert "XLA compilation" not in caplog.text
             index.update(np.arange(30), normal(30, 8))
             assert "XLA compilation" in caplog.text
@@ -369,6 +400,13 @@ class TestScann:
     def test_leaves_that_are_none(self):
         with pytest.raises(RequestError, match=r"ScannIndex\.leaves=-1 is no number of leaves; bind 0 or more"):
             ScannIndex(normal(6, 4), leaves=-1)
+
+    def test_every_leaf_searched_reorders_exactly(self):
+        """Nothing but the hashes could lose a neighbour then, and of what is found the distance is exact."""
+        keys, asked = normal(1000, 32), normal(50, 32, seed=1)
+        found, distances = ScannIndex(keys, leaves=10).search(asked, 1)
+        expected = values_slowly(asked, keys, "squared_euclidean")
+        np.testing.assert_allclose(distances[:, 0], expected[np.arange(50), found[:, 0]], rtol=1e-4)
 
     def test_a_higher_target_searches_more(self):
         keys = clustered(5000)

@@ -1,53 +1,27 @@
-"""The episodic memory against brute force in numpy."""
+"""The episodic memory: its axes, its entries and how they leave it, its files. What it finds: test_retrieval.py."""
 
 import collections
+import dataclasses
+import itertools
 import json
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
-import scipy.stats
+import scipy.sparse
 from hypothesis import strategies as st
+from memories import entries_of, filled, mesh_of, normal
 
 from cd_jax.errors import RequestError
 from cd_jax.memory import episodic, queries
-from cd_jax.memory.episodic import Entry, EpisodicMemory
-from cd_jax.memory.index import DeviceIndex, ScannIndex
+from cd_jax.memory.entries import Entry, Owners, read_lines
+from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.types import Example, Update
 
 
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def squared_distances(asked, keys):
-    """`[queries, keys]` in double precision."""
-    return ((asked[:, None].astype(np.float64) - keys[None].astype(np.float64)) ** 2).sum(-1)
-
-
-class TestIndex:
-    @pytest.mark.parametrize("index", [DeviceIndex, ScannIndex])
-    @pytest.mark.parametrize("offset", [0.0, 10.0])
-    def test_equals_brute_force(self, index, offset):
-        keys, asked = normal(1000, 32) + np.float32(offset), normal(50, 32, seed=1) + np.float32(offset)
-        found, distances = index(keys).search(asked, 7)
-        expected = squared_distances(asked, keys)
-        assert found.shape == distances.shape == (50, 7)
-        np.testing.assert_array_equal(found, expected.argsort(-1)[:, :7])
-        # Squares of up to 32 * (offset + 4)^2 cancel in float32, whose steps are 1.2e-7 of them; a few add up.
-        np.testing.assert_allclose(distances, np.sort(expected)[:, :7], atol=5e-7 * 32 * (offset + 4) ** 2)
-
-    def test_scann_with_leaves_reorders_exactly(self):
-        """With every leaf searched nothing but the coarse scores could lose a neighbour: most are found."""
-        keys, asked = normal(1000, 32), normal(50, 32, seed=1)
-        found, distances = ScannIndex(keys, leaves=10).search(asked, 1)
-        expected = squared_distances(asked, keys)
-        np.testing.assert_allclose(distances[:, 0], expected[np.arange(50), found[:, 0]], rtol=1e-4)
-
-    @pytest.mark.parametrize("index", [DeviceIndex, ScannIndex])
-    def test_all_keys_can_be_asked_for(self, index):
-        found, _ = index(normal(12, 4)).search(normal(3, 4, seed=1), 12)
-        assert (np.sort(found) == np.arange(12)).all()
+def read_entries(directory):
+    return [line.entry for line in read_lines(directory)]
 
 
 class TestQueries:
@@ -106,127 +80,163 @@ class TestQueries:
                 assert axes[axis] @ off == pytest.approx(coordinate, abs=1e-4)
 
 
-def entries_of(counts):
-    """`counts[i]` updates of example i."""
-    return [Entry(f"e{i}", f"prompt {i}", f"update {i}/{k}") for i, count in enumerate(counts) for k in range(count)]
+class TestRows:
+    def test_rows_fill_up_and_are_freed(self):
+        memory = EpisodicMemory(capacity=5)
+        assert memory.add(entries_of([1, 1, 1])).tolist() == [0, 1, 2]
+        memory.remove([1])
+        memory.remove([1, 4])
+        assert memory.rows().tolist() == [0, 2]
+        assert memory.prompts() == ["prompt 0", "", "prompt 2", "", ""]
+        rows = memory.add([Entry("x", "p", "u"), Entry("y", "p", "u2")])
+        assert rows.tolist() == [1, 3] and rows.dtype == np.int32
+        assert memory.entries[1] == Entry("x", "p", "u") and memory.entries[4] is None
+        assert memory.added.tolist() == [0, 3, 2, 4, 0]
+
+    def test_identical_memories_are_stored_once(self):
+        """The first one's provenance stays; the others' ids stand in `also`."""
+        memory = EpisodicMemory(capacity=9)
+        first = Entry("a", "p", "u", teacher="oracle", sample=1)
+        rows = memory.add([first, Entry("a", "p", "u", sample=2), Entry("b", "p", "u"), Entry("c", "other", "u")])
+        assert rows.tolist() == [0, 0, 0, 1]
+        assert memory.add([Entry("d", "p", "u", family="g"), Entry("b", "p", "u")]).tolist() == [0, 0]
+        kept = memory.entries[0]
+        assert (kept.also, kept.other_owners) == (("b", "d"), ("b", "g"))
+        assert (kept.example_id, kept.teacher, kept.sample) == ("a", "oracle", 1)
+        assert memory.rows().tolist() == [0, 1]
+
+    def test_owners_of_one_memory_are_one(self):
+        memory = EpisodicMemory(capacity=9)
+        memory.add(entries_of([1] * 100)[:9])
+        memory.add([Entry("e1", "prompt 7", "update 7/0"), Entry("new", "prompt 1", "update 1/0")])
+        one, seven, new, two, stranger = memory.owner_ids(["e1", "e7", "new", "e2", "x"]).tolist()
+        assert one == seven == new != two and stranger == -1
+        memory.add([Entry("e2", "prompt 7", "update 7/0")])
+        assert len(set(memory.owner_ids(["e1", "e7", "new", "e2"]).tolist())) == 1
+        open_memory = EpisodicMemory(capacity=9, leave_out_own=False)
+        open_memory.add(entries_of([1] * 3))
+        assert open_memory.owner_ids(["e0", "x"]).tolist() == [-1, -1]
+
+    @hypothesis.given(st.lists(st.lists(st.integers(0, 150), min_size=1, max_size=3), max_size=60))
+    def test_groups_of_owners(self, joins):
+        """Against their graph's connected components."""
+        owners = Owners()
+        for names in joins:
+            owners.join([str(name) for name in names])
+        edges = [(a, b) for names in joins for a, b in itertools.pairwise(names)]
+        graph = scipy.sparse.coo_array(
+            (np.ones(len(edges)), (np.array([e[0] for e in edges], int), np.array([e[1] for e in edges], int))),
+            (151, 151),
+        )
+        _, expected = scipy.sparse.csgraph.connected_components(graph, directed=False)
+        known = sorted({name for names in joins for name in names})
+        groups = owners.groups_of([str(name) for name in known])
+        assert (groups[:, None] == groups[None]).tolist() == (
+            expected[known][:, None] == expected[known][None]
+        ).tolist()
+        assert owners.groups_of(["unheard of"]).tolist() == [-1]
+
+    def test_neighbours_asked_for(self):
+        """Enough for one to be left, and seldom another number."""
+        counts = []
+        for most in range(1, 10):
+            memory = filled(entries_of([most, 1, 2]), capacity=16, num_queries=3)
+            counts.append(memory.count)
+        assert counts == [5, 5, 7, 7, 11, 11, 11, 11, 16]
+        assert filled(entries_of([9]), capacity=16, num_queries=3, leave_out_own=False).count == 3
+
+    @pytest.mark.parametrize(
+        ("bindings", "message"),
+        [
+            ({"num_axes": 1, "num_queries": 3}, "num_axes=1 gives fewer queries than num_queries=3; bind it higher"),
+            ({"num_queries": 0}, "num_queries=0 retrieves nothing; bind 1 or more"),
+            ({"capacity": 0}, "capacity=0 has no room for an update; bind 1 or more"),
+            ({"evict": "newest"}, "evict='newest' is none of oldest, least_used, lowest_score; bind one of them"),
+            ({"train_retrieval": True}, "train_retrieval=True is none of random, fixed, off; bind one of them"),
+        ],
+    )
+    def test_wrong_bindings(self, bindings, message):
+        with pytest.raises(RequestError) as error:
+            EpisodicMemory(**bindings)
+        assert str(error.value).splitlines()[0] == f"EpisodicMemory.{message}"
+
+    @pytest.mark.parametrize("mesh", [None, (8,)])
+    def test_uses_are_counted(self, mesh):
+        memory = filled(entries_of([1] * 4), capacity=6, mesh=mesh_of(*mesh) if mesh else None)
+        for rows in ([[0, 3], [3, -1]], [[1, 3], [-1, -1]]):
+            memory.count_use(np.array(rows, np.int32))
+        assert memory.used.tolist() == [1, 1, 0, 3, 0, 0] and memory.used.dtype == np.int32
+        memory.remove([3])
+        assert memory.add([Entry("x", "p", "u")]).tolist() == [3]
+        assert memory.used.tolist() == [1, 1, 0, 0, 0, 0]
 
 
-def written(entries, keys, **settings):
-    memory = EpisodicMemory(entries, **settings)
-    memory.write(keys)
-    return memory
+@dataclasses.dataclass
+class _Held:
+    entry: Entry
+    number: int
+    used: int = 0
 
 
-def retrieve_slowly(memory, embeddings, ids, picked):
-    """One query after the other takes the nearest entry that is not the context's own and not yet taken."""
-    keys = memory.keys.astype(np.float64)
-    mean = keys.mean(0)
-    _, vectors = np.linalg.eigh(np.cov(keys, rowvar=False))
-    axes = vectors.T[::-1]
-    rows = []
-    for embedding, example_id, asked in zip(embeddings, ids, picked, strict=True):
-        taken = []
-        for query in asked:
-            point = mean + axes[query - 1] * (axes[query - 1] @ (embedding - mean)) if query else embedding
-            distances = ((keys - point) ** 2).sum(-1)
-            free = [i for i, e in enumerate(memory.entries) if e.owner != example_id and i not in [t for t, _ in taken]]
-            nearest = min(free, key=distances.__getitem__)
-            taken.append((nearest, distances[nearest]))
-        rows.append(taken)
-    return rows
+class _Model:
+    """`EpisodicMemory` as a plain list."""
+
+    def __init__(self, capacity, evict):
+        self.capacity, self.evict, self.held, self.number = capacity, evict, [], 0
+
+    def _drop_worst(self, held):
+        def worth(one):
+            score = float("-inf") if one.entry.score is None else one.entry.score
+            return {"oldest": 0, "least_used": one.used, "lowest_score": score}[self.evict], one.number
+
+        held.remove(min(held, key=worth))
+
+    def add(self, entries):
+        new = []
+        for entry in entries:
+            known = [one for one in self.held + new if one.entry.content == entry.content]
+            if known:
+                known[0].entry = known[0].entry.met_again(entry)
+            else:
+                new.append(_Held(entry, self.number))
+                self.number += 1
+        while len(new) > self.capacity:
+            self._drop_worst(new)
+        while len(self.held) + len(new) > self.capacity:
+            self._drop_worst(self.held)
+        self.held += new
 
 
-class TestRetrieve:
-    @pytest.mark.parametrize("index", [DeviceIndex, ScannIndex])
-    @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize("num_queries", [1, 2, 4])
-    def test_equals_a_slow_loop(self, index, training, num_queries):
-        counts = [1, 3, 2, 3, 1, 2] * 5
-        entries = entries_of(counts)
-        # Updates of one example share its key, as they do in a run; a little apart here, so that the nearest is one.
-        keys = np.repeat(normal(30, 6) * np.arange(6, 0, -1, dtype=np.float32), counts, axis=0)
-        keys += normal(len(entries), 6, seed=5) * np.float32(0.05)
-        memory = written(entries, keys, num_queries=num_queries, num_axes=5, index=index)
-        owners = [f"e{i}" for i in range(30)] + ["stranger"] * 10
-        firsts = np.cumsum([0, *counts[:-1]])
-        embeddings = np.concatenate([keys[firsts], normal(10, 6, seed=6) * 3])
-        found = memory.retrieve(embeddings, owners, np.random.default_rng(7) if training else None)
-        slow = retrieve_slowly(memory, embeddings, owners, found.queries)
-        assert found.entries.tolist() == [[entry for entry, _ in row] for row in slow]
-        np.testing.assert_allclose(found.distances, [[d for _, d in row] for row in slow], rtol=1e-3, atol=1e-3)
-        assert found.entries.dtype == found.queries.dtype == np.int32
+SCORES = st.sampled_from([None, 0.0, 0.25, 1.0])
+ADDITIONS = st.lists(st.tuples(st.integers(0, 12), SCORES), max_size=9).map(
+    lambda drawn: [Entry(f"e{i}", "p", f"u{text}", score=score) for i, (text, score) in enumerate(drawn)]
+)
+TURNS = st.lists(st.tuples(ADDITIONS, st.sets(st.integers(0, 5)), st.lists(st.integers(-1, 5), min_size=4, max_size=4)))
 
-    @hypothesis.settings(deadline=None, max_examples=40)
-    @hypothesis.given(st.lists(st.integers(1, 4), min_size=2, max_size=8), st.integers(1, 4), st.integers(0, 1000))
-    def test_never_its_own_and_never_twice(self, counts, num_queries, seed):
-        """Where the memory is too small for that, it says so instead of giving the answer away."""
-        entries = entries_of(counts)
-        enough = len(entries) - max(counts) >= num_queries
-        if not enough:
-            with pytest.raises(RequestError, match=rf"EpisodicMemory\.num_queries={num_queries} of a memory of"):
-                EpisodicMemory(entries, num_queries)
-            return
-        memory = written(entries, normal(len(entries), 5, seed=seed), num_queries=num_queries)
-        ids = [f"e{i}" for i in range(len(counts))]
-        embeddings = normal(len(ids), 5, seed=seed + 1)
-        for rng in (None, np.random.default_rng(seed)):
-            found = memory.retrieve(embeddings, ids, rng)
-            for example_id, row in zip(ids, found.entries, strict=True):
-                assert len(set(row)) == num_queries
-                assert example_id not in {entries[i].example_id for i in row}
 
-    def test_never_of_its_own_family(self):
-        """The other statement of a pair, or another question about the story, gives the answer away too."""
-        entries = [Entry(f"e{i}", "p", f"u{i}", family=f"pair{i // 2}") for i in range(8)]
-        memory = written(entries, normal(8, 5), num_queries=3)
-        found = memory.retrieve(memory.keys, [entry.family for entry in entries], np.random.default_rng(0))
-        for entry, row in zip(entries, found.entries, strict=True):
-            assert entry.family not in {entries[i].family for i in row}
-
-    def test_evaluation_asks_the_leading_axes_then_the_key(self):
-        memory = written(entries_of([1] * 20), normal(20, 6), num_queries=4, num_axes=6)
-        found = memory.retrieve(normal(3, 6, seed=1), ["x"] * 3)
-        assert found.queries.tolist() == [[1, 2, 3, 0]] * 3
-
-    def test_one_query_is_the_key(self):
-        memory = written(entries_of([1] * 20), normal(20, 6), num_queries=1)
-        found = memory.retrieve(memory.keys, ["x"] * 20)
-        assert found.entries[:, 0].tolist() == list(range(20))
-        assert found.queries.tolist() == [[0]] * 20
-
-    def test_training_asks_every_query_alike(self):
-        """And every pair of them: 30 ordered pairs of 6 queries, without replacement."""
-        memory = written(entries_of([1] * 20), normal(20, 8), num_queries=2, num_axes=5)
-        rows = 6000
-        found = memory.retrieve(np.zeros((rows, 8), np.float32), ["x"] * rows, np.random.default_rng(0))
-        pairs = collections.Counter(map(tuple, found.queries.tolist()))
-        assert len(pairs) == 30 and all(a != b for a, b in pairs)
-        # The chance that a fair draw fails; the draw is seeded, so it passes for good once it does.
-        assert scipy.stats.chisquare(list(pairs.values())).pvalue > 1e-3
-
-    def test_retrieval_depends_on_the_generator_alone(self):
-        memory = written(entries_of([1] * 20), normal(20, 8))
-        one, same, other = (memory.retrieve(normal(9, 8), ["x"] * 9, np.random.default_rng(s)) for s in (1, 1, 2))
-        np.testing.assert_array_equal(one.entries, same.entries)
-        assert (one.queries != other.queries).any()
-
-    def test_new_keys_replace_the_old_ones(self):
-        memory = written(entries_of([1] * 6), normal(6, 4), num_queries=1)
-        memory.write(memory.keys[::-1])
-        assert memory.retrieve(memory.keys, ["x"] * 6).entries[:, 0].tolist() == list(range(6))
-
-    @pytest.mark.parametrize("index", [DeviceIndex, ScannIndex])
-    def test_equal_keys_do_no_harm(self, index):
-        """Three updates of an example have the same key, and an untrained encoder's keys may all be one."""
-        memory = written(entries_of([3] * 4), np.ones((12, 4), np.float32), num_queries=3, index=index)
-        found = memory.retrieve(np.ones((4, 4), np.float32), [f"e{i}" for i in range(4)])
-        for i, row in enumerate(found.entries):
-            assert len(set(row)) == 3
-            assert all(memory.entries[entry].example_id != f"e{i}" for entry in row)
-
-    def test_too_few_axes_are_a_wrong_request(self):
-        with pytest.raises(RequestError, match=r"EpisodicMemory\.num_axes=1 gives fewer queries than num_queries=3"):
-            EpisodicMemory(entries_of([1] * 9), num_queries=3, num_axes=1)
+class TestEviction:
+    @pytest.mark.parametrize("evict", episodic.EVICT)
+    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.given(st.integers(1, 6), TURNS)
+    def test_equals_a_plain_list(self, evict, capacity, turns):
+        memory, model = EpisodicMemory(capacity=capacity, evict=evict), _Model(capacity, evict)
+        for entries, removed, uses in turns:
+            rows = memory.add(entries)
+            model.add(entries)
+            for entry, row in zip(entries, rows, strict=True):
+                assert (row < 0) == all(one.entry.content != entry.content for one in model.held)
+                assert row < 0 or memory.entries[row].content == entry.content
+            removed = [row for row in removed if row < capacity]
+            gone = [memory.entries[row] for row in removed]
+            memory.remove(removed)
+            model.held = [one for one in model.held if one.entry not in gone]
+            used = np.array([row if row < capacity and memory.entries[row] else -1 for row in uses], np.int32)
+            memory.count_use(used)
+            for row in used[used >= 0]:
+                next(one for one in model.held if one.entry == memory.entries[row]).used += 1
+            held = [(memory.entries[row], memory.used[row], memory.added[row]) for row in memory.rows()]
+            expected = [(one.entry, one.used, one.number) for one in model.held]
+            assert sorted(held, key=lambda one: one[2]) == sorted(expected, key=lambda one: one[2])
 
 
 EXAMPLES = [Example(f"t/train/{i}", "t", f"context {i}.", "q?", "a") for i in range(40)]
@@ -265,6 +275,32 @@ class TestChooseEntries:
         chosen = [episodic.choose_entries(EXAMPLES, updates, 20, seed) for seed in (0, 0, 1)]
         assert chosen[0] == chosen[1] != chosen[2]
 
+    def test_where_they_come_from_is_kept(self):
+        example = Example("a", "babi_qa1", "context.", "q?", "kitchen", story_id="story")
+        update = Update("a", "babi_qa1", "because", "oracle", "why", sample=3, seed=0, score=0.5)
+        (entry,) = episodic.choose_entries([example], {"a": [update]}, 9, 0)
+        assert entry == Entry(
+            "a",
+            "context. q?",
+            "because",
+            "story",
+            task="babi_qa1",
+            answer="kitchen",
+            teacher="oracle",
+            sample=3,
+            score=0.5,
+        )
+        assert entry.owner == "story"
+
+    def test_identical_ones_take_no_room(self):
+        """But are there, for their owners' sake."""
+        examples = [Example(str(i), "t", "same", "q?", "a") for i in range(3)] + EXAMPLES[:3]
+        updates = {example.example_id: [Update(example.example_id, "t", "u", "o", "p", 0, 0)] for example in examples}
+        for seed in range(9):
+            chosen = episodic.choose_entries(examples, updates, 4, seed)
+            assert len({entry.content for entry in chosen}) == 4
+            assert len(filled(chosen, capacity=4).rows()) == 4
+
     def test_nothing_known_nothing_kept(self):
         assert episodic.choose_entries(EXAMPLES, {}, 10, 0) == []
 
@@ -278,21 +314,66 @@ class TestChooseEntries:
 
 
 TEXTS = st.text()
+ENTRIES = st.builds(
+    Entry,
+    example_id=TEXTS,
+    prompt=TEXTS,
+    update=TEXTS,
+    family=TEXTS,
+    teacher=TEXTS,
+    sample=st.integers(0, 9),
+    score=st.none() | st.floats(0, 1),
+)
 
 
 class TestFiles:
     @hypothesis.settings(
         deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
     )
-    @hypothesis.given(st.lists(st.builds(Entry, example_id=TEXTS, prompt=TEXTS, update=TEXTS), min_size=1, max_size=5))
+    @hypothesis.given(st.lists(ENTRIES, min_size=1, max_size=5))
     @hypothesis.example([Entry("é", "line\u2028separator\x85", "\n\r\x1c tab\t"), Entry("b", "\ud800", "🦜")])
     def test_save_and_load(self, tmp_path, entries):
-        # One more of another example than is ever asked for.
-        memory = EpisodicMemory([*entries, *entries_of([1, 1, 1])], num_queries=1)
-        memory.write(normal(len(memory.entries), 4))
+        """With where the entries come from, what was counted, and their keys; also of one that has none yet."""
+        memory = EpisodicMemory(capacity=12)
+        memory.add([*entries, *entries_of([1, 1, 1])])
+        memory.remove([1])
+        memory.write(normal(12, 4))
+        memory.add([Entry("late", "late", "late")])
+        memory.count_use(np.array([0, 0, 2], np.int32))
         memory.save(tmp_path / "deep" / "memory")
-        assert episodic.load_entries(tmp_path / "deep" / "memory") == memory.entries
-        np.testing.assert_array_equal(np.load(tmp_path / "deep" / "memory" / "keys.npy"), memory.keys)
+        loaded = EpisodicMemory.load(tmp_path / "deep" / "memory", capacity=14)
+        rows = memory.rows()
+        held = [memory.entries[row] for row in rows]
+        assert read_entries(tmp_path / "deep" / "memory") == held
+        assert loaded.entries == held + [None] * (14 - len(held))
+        for name in ("used", "added"):
+            np.testing.assert_array_equal(getattr(loaded, name)[: len(rows)], getattr(memory, name)[rows])
+        owners = [entry.owner for entry in held] + ["nobody's"]
+        ids, others = memory.owner_ids(owners), loaded.owner_ids(owners)
+        assert ((ids[:, None] == ids[None]) == (others[:, None] == others[None])).all()
+        assert loaded.add([Entry("x", "x", "x")]) == len(rows) and loaded.added[len(rows)] == memory.added.max() + 1
+        asked = normal(5, 4, seed=1)
+        before, after = (one.retrieve(asked, ["nobody's"] * 5, jax.random.key(0)) for one in (memory, loaded))
+        np.testing.assert_array_equal(rows[after.rows], before.rows)
+        assert list(rows).index(memory.entries.index(Entry("late", "late", "late"))) not in after.rows
+
+    def test_a_memory_without_keys(self, tmp_path):
+        memory = filled(entries_of([2, 1]))
+        memory.save(tmp_path)
+        loaded = EpisodicMemory.load(tmp_path, capacity=3)
+        assert loaded.entries == memory.entries and loaded.keys is None
+
+    def test_no_room_for_what_was_saved(self, tmp_path):
+        filled(entries_of([2, 1])).save(tmp_path)
+        with pytest.raises(
+            RequestError, match=r"EpisodicMemory\.capacity=2 has no room for the 3 updates of .*; bind it"
+        ):
+            EpisodicMemory.load(tmp_path, capacity=2)
+
+    def test_lines_of_before(self, tmp_path):
+        """They had four fields."""
+        (tmp_path / "entries.jsonl").write_text('{"example_id": "a", "prompt": "p", "update": "u", "family": "f"}\n')
+        assert read_entries(tmp_path) == [Entry("a", "p", "u", "f")]
 
     GOOD = json.dumps({"example_id": "a", "prompt": "b", "update": "c"}).encode()
 
@@ -309,16 +390,22 @@ class TestFiles:
             b'{"example_id": 1, "prompt": "b", "update": "c"}',
             b'{"example_id": "a", "prompt": null, "update": "c"}',
             b'{"example_id": "a", "prompt": "\xff", "update": "c"}',
+            b'{"example_id": "a", "prompt": "b", "update": "c", "score": "0.5"}',
+            b'{"example_id": "a", "prompt": "b", "update": "c", "sample": true}',
+            b'{"example_id": "a", "prompt": "b", "update": "c", "used": 0.5}',
+            b'{"example_id": "a", "prompt": "b", "update": "c", "also": "d"}',
+            b'{"example_id": "a", "prompt": "b", "update": "c", "also": ["d", 1]}',
+            b'{"example_id": "a", "prompt": "b", "update": ["c"]}',
         ],
     )
     def test_a_malformed_line_is_named(self, tmp_path, line):
         path = tmp_path / "entries.jsonl"
         path.write_bytes(b"\n".join([self.GOOD, line, self.GOOD]) + b"\n")
         with pytest.raises(RequestError) as error:
-            episodic.load_entries(tmp_path)
+            read_entries(tmp_path)
         assert str(error.value).startswith(f"{path}:2: not an entry of a memory (")
         assert "\n" not in str(error.value)
 
     def test_a_missing_memory(self, tmp_path):
         with pytest.raises(RequestError, match=r"entries\.jsonl: no such memory; `cd_jax train`"):
-            episodic.load_entries(tmp_path)
+            read_entries(tmp_path)

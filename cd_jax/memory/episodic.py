@@ -1,192 +1,368 @@
 """The episodic memory (arXiv 2212.11353, section 3): updates, found by the contexts that they came from."""
 
-import collections
-import dataclasses
-import json
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.errors import RequestError
-from cd_jax.memory import queries
+from cd_jax.memory import queries, retrieval
+from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
 from cd_jax.memory.index import DeviceIndex, Index
-from cd_jax.types import Example, Update
+from cd_jax.memory.retrieval import Retrieved, Store
 
+__all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store", "choose_entries"]
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What stands beside a key: the update, and the context whose embedding the key is.
-
-    Attributes:
-      example_id: the example that the update explains.
-      prompt: its context and question.
-      update: the text.
-      family: of the example, see `Example.family`; empty where it stands alone.
-    """
-
-    example_id: str
-    prompt: str
-    update: str
-    family: str = ""
-
-    @property
-    def owner(self) -> str:
-        """To whom the entry is not shown in training."""
-        return self.family or self.example_id
-
-
-@dataclasses.dataclass(frozen=True)
-class Retrieved:
-    """Neighbours of a batch of contexts, one for each query.
-
-    Attributes:
-      entries: int32 `[rows, queries]`, indices of entries; no entry twice in a row.
-      queries: int32 `[rows, queries]`, which query found it: 0 the key itself, i the projection onto axis i.
-      distances: float32 `[rows, queries]`, squared Euclidean.
-    """
-
-    entries: np.ndarray
-    queries: np.ndarray
-    distances: np.ndarray
-
-
-def choose_entries(examples: list[Example], updates: dict[str, list[Update]], capacity: int, seed: int) -> list[Entry]:
-    """Fills a memory: one update of every example in a random order, then a second one, until it is full."""
-    order = np.random.default_rng(seed).permutation(len(examples))
-    entries = []
-    for sample in range(max((len(u) for u in updates.values()), default=0)):
-        for i in order:
-            explained = updates.get(examples[i].example_id, [])
-            if sample < len(explained):
-                example = examples[i]
-                entries.append(Entry(example.example_id, example.prompt, explained[sample].update, example.family))
-            if len(entries) == capacity:
-                return entries
-    return entries
+EVICT = ("oldest", "least_used", "lowest_score")
+TRAIN_RETRIEVAL = ("random", "fixed", "off")
 
 
 @gin.configurable
 class EpisodicMemory:
-    """Keys are context embeddings under the current parameters; values are updates."""
+    """Keys are context embeddings under the current parameters; values are updates.
+
+    It has a fixed number of rows: as it fills, evicts and is re-encoded, no array of a step changes its shape.
+
+    Attributes:
+      entries: of each row; None: it is free.
+      keys: float32 `[capacity, embed]`, as they were last written; None before.
+    """
 
     def __init__(
         self,
-        entries: list[Entry],
+        capacity: int = 1000,
         num_queries: int = 2,
         num_axes: int = 8,
-        index: Callable[[np.ndarray], Index] = DeviceIndex,
+        index: Callable[..., Index] = DeviceIndex,
+        evict: str = "oldest",
+        train_retrieval: str = "random",
+        leave_out_own: bool = True,
+        mesh: Mesh | None = None,
     ):
-        """Makes a memory whose keys are still to be written.
+        """Makes an empty memory.
 
         Args:
-          entries: see `choose_entries`.
+          capacity: rows.
           num_queries: retrieved updates of a context, one a query.
           num_axes: principal axes among which training draws its queries.
           index: the nearest-neighbour back end.
+          evict: which entry makes room where none is left: the `oldest`, the `least_used` (by retrievals), or that of
+            the `lowest_score` (one without a score is below any other); of equal ones the oldest.
+          train_retrieval: how training asks: queries at `random`; the `fixed` ones of evaluation; or not at all, `off`.
+          leave_out_own: never to retrieve what explains the context itself, or one of its family.
+          mesh: the devices of the steps that read the memory; None: one.
 
         Raises:
-          RequestError: fewer entries, those of the context's own family left out, than what is to be retrieved.
+          RequestError: a binding is wrong.
         """
-        most_owned = max(collections.Counter(e.owner for e in entries).values(), default=0)
-        if len(entries) - most_owned < max(num_queries, 1):
+        _check(capacity, num_queries, num_axes, evict, train_retrieval)
+        self.capacity, self.num_queries, self.num_axes = capacity, num_queries, num_axes
+        self.train_retrieval, self.leave_out_own = train_retrieval, leave_out_own
+        self._make_index, self._evict, self._mesh = index, evict, mesh
+        self.entries: list[Entry | None] = [None] * capacity
+        self.keys: jax.Array | None = None
+        self._index: Index | None = None
+        self._row_of: dict[tuple[str, str], int] = {}
+        self._owners = Owners()
+        # By row: the owner's number (-1: free), whether the entry has a key, and the number of its addition.
+        self._owner = np.full(capacity, -1, np.int32)
+        self._keyed = np.zeros(capacity, bool)
+        self._added = np.zeros(capacity, np.int32)
+        self._additions = 0
+        # Rows of the group of owners that has the most.
+        self._most = 0
+        self._used = self._placed(np.zeros(capacity, np.int32))
+
+    # Entries
+
+    def add(self, entries: Sequence[Entry]) -> np.ndarray:
+        """Takes entries in; they are found once `write` has given them a key.
+
+        An entry of the same prompt and the same update as one that is there is not stored again: that one stands for
+        both, and neither's owner is shown anything of the other's. Where there is no room, entries of before are
+        evicted, and of the new ones only those that there is no room for either.
+
+        Returns:
+          The row of each, int32; -1 for one that did not stay.
+        """
+        fresh: dict[tuple[str, str], Entry] = {}
+        for entry in entries:
+            row = self._row_of.get(entry.content)
+            if row is not None:
+                self._meet_again(row, entry)
+            else:
+                known = fresh.get(entry.content)
+                fresh[entry.content] = known.met_again(entry) if known else entry
+        self._store(list(fresh.values()))
+        return np.array([self._row_of.get(entry.content, -1) for entry in entries], np.int32)
+
+    def _meet_again(self, row: int, entry: Entry) -> None:
+        held = self.entries[row]
+        assert held is not None
+        self.entries[row] = held.met_again(entry)
+        self._owners.join([held.owner, entry.owner, *entry.other_owners])
+
+    def _store(self, fresh: list[Entry]) -> None:
+        added = self._additions + np.arange(len(fresh))
+        self._additions += len(fresh)
+        # They would all leave again at once.
+        surplus = max(len(fresh) - self.capacity, 0)
+        first_out = self._eviction_order(fresh, np.zeros(len(fresh)), added)[:surplus]
+        staying = np.setdiff1d(np.arange(len(fresh)), first_out)
+        free = np.flatnonzero(self._owner < 0)
+        if len(free) < len(staying):
+            rows = self.rows()
+            order = self._eviction_order([self.entries[row] for row in rows], self.used[rows], self._added[rows])
+            self._free(rows[order[: len(staying) - len(free)]])
+            free = np.flatnonzero(self._owner < 0)
+        for i, row in zip(staying, free, strict=False):
+            entry = fresh[i]
+            self.entries[row], self._row_of[entry.content] = entry, int(row)
+            self._owner[row] = self._owners.join([entry.owner, *entry.other_owners])
+            self._added[row] = added[i]
+        self._place_owners()
+
+    def _eviction_order(self, entries: Sequence[Entry | None], used: np.ndarray, added: np.ndarray) -> np.ndarray:
+        """Positions, the first to go first."""
+        worth = np.zeros(len(entries))
+        if self._evict == "least_used":
+            worth = used
+        elif self._evict == "lowest_score":
+            worth = np.array([-np.inf if e is None or e.score is None else e.score for e in entries], np.float64)
+        return np.lexsort((added, worth))
+
+    def remove(self, rows: Sequence[int] | np.ndarray) -> None:
+        """Frees rows; those that are free stay so."""
+        rows = np.unique(np.asarray(rows, np.int32))
+        self._free(rows[self._owner[rows] >= 0])
+        self._place_owners()
+
+    def _free(self, rows: np.ndarray) -> None:
+        if not len(rows):
+            return
+        for row in rows:
+            entry = self.entries[row]
+            assert entry is not None
+            del self._row_of[entry.content]
+            self.entries[row] = None
+        keyed = rows[self._keyed[rows]]
+        if self._index and len(keyed):
+            self._index.remove(keyed)
+        self._owner[rows], self._keyed[rows] = -1, False
+        used = self.used.copy()
+        used[rows] = 0
+        self.set_used(used)
+
+    def rows(self) -> np.ndarray:
+        """The rows that hold an entry, ascending."""
+        return np.flatnonzero(self._owner >= 0).astype(np.int32)
+
+    def prompts(self) -> list[str]:
+        """From which the keys are encoded, of all rows; empty where a row is free."""
+        return [entry.prompt if entry else "" for entry in self.entries]
+
+    def owner_ids(self, owners: Sequence[str]) -> np.ndarray:
+        """Numbers for `retrieval.retrieve`, int32; they hold until entries are added.
+
+        Args:
+          owners: families of contexts, or their ids where they stand alone.
+
+        Returns:
+          -1 for those who own nothing, and for all where nothing is left out.
+        """
+        return self._owners.groups_of(owners) if self.leave_out_own else np.full(len(owners), -1, np.int32)
+
+    def check_enough(self) -> None:
+        """Raises RequestError where less is left, without the context's own, than is to be retrieved."""
+        held = len(self.rows())
+        if held - self._most < self.num_queries:
             raise RequestError(
-                f"EpisodicMemory.num_queries={num_queries} of a memory of {len(entries)} updates; "
+                f"EpisodicMemory.num_queries={self.num_queries} of a memory of {held} updates; "
                 "bind it lower or distill more"
             )
-        if num_axes < num_queries - 1:
-            raise RequestError(
-                f"EpisodicMemory.num_axes={num_axes} gives fewer queries than num_queries={num_queries}; bind it higher"
-            )
-        self.entries = entries
-        self.num_queries = num_queries
-        self.num_axes = num_axes
-        self._make_index = index
-        self.keys = np.zeros((len(entries), 0), np.float32)
-        owners = {e.owner: i for i, e in enumerate(entries)}
-        self._owner = np.array([owners[e.owner] for e in entries])
-        self._owners = owners
-        self._most_owned = most_owned
 
-    def write(self, keys: np.ndarray) -> None:
-        """Replaces all keys, `[entries, embed]`, and rebuilds the index and the axes."""
-        self.keys = np.asarray(keys, np.float32)
-        self._index = self._make_index(self.keys)
-        self._mean, self._axes = queries.principal_axes(self.keys, min(self.num_axes, *self.keys.shape))
+    # Keys
 
-    def _pick(self, rows: int, rng: np.random.Generator | None) -> np.ndarray:
-        """Which queries to ask: `num_queries` at random (training), or the leading axes and the key (evaluation)."""
-        if rng is None:
-            evaluation = [*range(1, self.num_queries), 0]
-            return np.tile(np.array(evaluation), (rows, 1))
-        scores = rng.random((rows, 1 + len(self._axes)))
-        return scores.argsort(-1)[:, : self.num_queries]
+    def write(self, keys: jax.Array | np.ndarray) -> None:
+        """Replaces all keys, and with them the axes; waits until they are found.
 
-    def retrieve(self, embeddings: np.ndarray, owners: list[str], rng: np.random.Generator | None = None) -> Retrieved:
-        """Finds updates for contexts; never one of the context's own family, which would give the answer away.
+        Args:
+          keys: `[capacity, embed]`, of `prompts`; those of free rows are ignored. On the devices they stay there.
+        """
+        self._write(keys, self._owner >= 0)
+
+    def _write(self, keys: jax.Array | np.ndarray, keyed: np.ndarray) -> None:
+        self.keys = jnp.asarray(keys, jnp.float32)
+        if self._index is None:
+            none = np.zeros((0, self.keys.shape[1]), np.float32)
+            self._index = self._make_index(none, capacity=self.capacity, mesh=self._mesh)
+        self._keyed = keyed.copy()
+        self._index.replace(self.keys, keyed)
+        self._mean, self._axes = self._placed(_mean_and_axes(self.keys, keyed, self.num_axes))
+        self._place_owners()
+        self._index.wait()
+
+    def _placed(self, arrays: Any) -> Any:
+        """On all devices of the mesh."""
+        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()) if self._mesh else None)
+
+    def _place_owners(self) -> None:
+        groups = self._owners.groups(self._owner)
+        self._most = int(np.bincount(groups[groups >= 0]).max(initial=0)) if self.leave_out_own else 0
+        self._row_owners = self._placed(np.where(self._keyed, groups, -1))
+
+    # Retrieval
+
+    @property
+    def store(self) -> Store:
+        """What `retrieval.retrieve` reads; once keys were written."""
+        assert self._index is not None
+        return Store(self._index.keys, self._row_owners, self._mean, self._axes)
+
+    @property
+    def look_up(self) -> retrieval.LookUp:
+        """The index's, a static argument; once keys were written."""
+        assert self._index is not None
+        return self._index.look_up
+
+    @property
+    def count(self) -> int:
+        """Neighbours to be looked up for each query. It seldom changes: each value compiles a step."""
+        owned = self._most
+        return min(self.capacity, self.num_queries + (1 << (owned - 1).bit_length() if owned else 0))
+
+    def picked(self, key: jax.Array | None, rows: int) -> jax.Array:
+        """Which queries to ask, int32 `[rows, num_queries]`; traceable.
+
+        Args:
+          key: draws them, different ones for each row (training); None: the leading axes and the key (evaluation).
+          rows: of the batch.
+        """
+        if key is None:
+            evaluation = jnp.array([*range(1, self.num_queries), 0], jnp.int32)
+            return jnp.tile(evaluation[None], (rows, 1))
+        _, drawn = jax.lax.top_k(jax.random.uniform(key, (rows, 1 + self.num_axes)), self.num_queries)
+        return drawn
+
+    def retrieve(
+        self, embeddings: jax.Array | np.ndarray, owners: Sequence[str], key: jax.Array | None = None
+    ) -> Retrieved:
+        """`retrieval.retrieve` for the host.
 
         Args:
           embeddings: `[rows, embed]`, under the same parameters as the keys.
           owners: the family of each row, or its id where it stands alone.
-          rng: draws the queries (training); None asks the fixed ones (evaluation).
+          key: see `picked`.
         """
-        rows = len(embeddings)
-        picked = self._pick(rows, rng)
-        candidates = np.asarray(queries.candidate_queries(embeddings, self._mean, self._axes))
-        asked = np.take_along_axis(candidates, picked[:, :, None], axis=1).reshape(rows * self.num_queries, -1)
-        # Enough neighbours that one is left after the context's own and those of the other queries.
-        count = min(len(self.entries), self._most_owned + self.num_queries)
-        found, distances = self._index.search(asked, count)
-        shape = (rows, self.num_queries, count)
-        found, distances = np.asarray(found, np.int32).reshape(shape), np.asarray(distances).reshape(shape)
-        own = np.array([self._owners.get(owner, -1) for owner in owners])
-        return self._first_free(found, distances, picked.astype(np.int32), own)
+        picked = self.picked(key, len(embeddings))
+        found = _retrieve(self.look_up, self.store, embeddings, self.owner_ids(owners), picked, self.count)
+        return jax.tree.map(np.asarray, found)
 
-    def _first_free(self, found: np.ndarray, distances: np.ndarray, picked: np.ndarray, own: np.ndarray) -> Retrieved:
-        taken = self._owner[found] == own[:, None, None]
-        entries, nearest = [], []
-        for q in range(self.num_queries):
-            first = taken[:, q].argmin(-1)[:, None]
-            entry = np.take_along_axis(found[:, q], first, 1)
-            entries.append(entry)
-            nearest.append(np.take_along_axis(distances[:, q], first, 1))
-            taken |= found == entry[:, None]
-        return Retrieved(np.concatenate(entries, 1), picked, np.concatenate(nearest, 1))
+    def count_use(self, rows: jax.Array) -> None:
+        """Counts rows that were retrieved, int32 of any shape; -1 is none. The host does not wait for it."""
+        self._used = _counted(self._used, rows, self._used.sharding)
+
+    @property
+    def used(self) -> np.ndarray:
+        """How often each row was retrieved, int32 `[capacity]`."""
+        return np.asarray(self._used)
+
+    def set_used(self, used: np.ndarray | jax.Array) -> None:
+        """Takes up what was counted before, `used` of a memory with the same entries in the same rows."""
+        self._used = self._placed(np.asarray(used, np.int32))
+
+    @property
+    def added(self) -> np.ndarray:
+        """The running number of each row's addition, int32 `[capacity]`; 0 where it is free."""
+        return np.where(self._owner >= 0, self._added, 0).astype(np.int32)
+
+    # Files
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Writes `entries.jsonl` and `keys.npy`."""
+        """Writes `entries.jsonl` and `keys.npy`, of the rows that hold an entry; see `load`."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        # ASCII escapes: neither a lone surrogate nor one of Unicode's line ends may break the file.
-        lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in self.entries)
-        (directory / "entries.jsonl").write_bytes("".join(lines).encode("ascii"))
-        np.save(directory / "keys.npy", self.keys)
+        rows, used = self.rows(), self.used
+        lines = ((self.entries[row], int(used[row]), int(self._added[row])) for row in rows)
+        write_lines(directory, [Line(entry, used, added) for entry, used, added in lines if entry])
+        keys = np.zeros((self.capacity, 0), np.float32) if self.keys is None else np.asarray(self.keys)
+        # An entry that has no key yet: no numbers.
+        np.save(directory / "keys.npy", np.where(self._keyed[rows, None], keys[rows], np.float32(np.nan)))
 
+    @classmethod
+    def load(cls, directory: str | pathlib.Path, **settings: Any) -> "EpisodicMemory":
+        """A saved memory; its entries stand in the first rows.
 
-def load_entries(directory: str | pathlib.Path) -> list[Entry]:
-    """Entries of a saved memory.
+        Args:
+          directory: of `save`.
+          **settings: of `EpisodicMemory`.
 
-    Raises:
-      RequestError: there is none, or a line of it is malformed.
-    """
-    path = pathlib.Path(directory) / "entries.jsonl"
-    if not path.is_file():
-        raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
-    entries = []
-    # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
-    for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
-        try:
-            entries.append(_parse(line))
-        except (ValueError, TypeError) as error:
+        Raises:
+          RequestError: there is none, a line of it is malformed, or it has more entries than `capacity`.
+        """
+        directory = pathlib.Path(directory)
+        lines, memory = read_lines(directory), cls(**settings)
+        if len(lines) > memory.capacity:
             raise RequestError(
-                f"{path}:{number}: not an entry of a memory ({error}); train again to write it"
-            ) from error
-    return entries
+                f"EpisodicMemory.capacity={memory.capacity} has no room for the {len(lines)} updates of {directory}; "
+                f"bind it to {len(lines)} or more"
+            )
+        rows = memory.add([line.entry for line in lines])
+        memory._take_counts(rows, lines)
+        saved = np.load(directory / "keys.npy")
+        if saved.shape[1]:
+            keys = np.zeros((memory.capacity, saved.shape[1]), np.float32)
+            keys[rows] = saved
+            keyed = np.zeros(memory.capacity, bool)
+            keyed[rows] = np.isfinite(saved).all(-1)
+            memory._write(keys, keyed)
+        return memory
+
+    def _take_counts(self, rows: np.ndarray, lines: list[Line]) -> None:
+        used = np.zeros(self.capacity, np.int32)
+        used[rows] = [line.used for line in lines]
+        self.set_used(used)
+        self._added[rows] = [line.added for line in lines]
+        self._additions = max((line.added + 1 for line in lines), default=0)
 
 
-def _parse(line: bytes) -> Entry:
-    entry = Entry(**json.loads(line))
-    if not all(isinstance(value, str) for value in dataclasses.astuple(entry)):
-        raise TypeError("a field is not text")
-    return entry
+def _check(capacity: int, num_queries: int, num_axes: int, evict: str, train_retrieval: str) -> None:
+    if capacity < 1:
+        raise RequestError(f"EpisodicMemory.capacity={capacity} has no room for an update; bind 1 or more")
+    if num_queries < 1:
+        raise RequestError(f"EpisodicMemory.num_queries={num_queries} retrieves nothing; bind 1 or more")
+    if num_axes < num_queries - 1:
+        raise RequestError(
+            f"EpisodicMemory.num_axes={num_axes} gives fewer queries than num_queries={num_queries}; bind it higher"
+        )
+    for name, value, known in (
+        ("evict", evict, EVICT),
+        ("train_retrieval", train_retrieval, TRAIN_RETRIEVAL),
+    ):
+        if value not in known:
+            raise RequestError(f"EpisodicMemory.{name}={value!r} is none of {', '.join(known)}; bind one of them")
+
+
+@functools.partial(jax.jit, static_argnames="num_axes")
+def _mean_and_axes(keys: jax.Array, keyed: np.ndarray, num_axes: int) -> tuple[jax.Array, jax.Array]:
+    keys = jnp.where(keyed[:, None], keys, 0.0)
+    mean, axes = queries.principal_axes(keys, num_axes, keyed)
+    axes = jnp.pad(axes, ((0, num_axes - len(axes)), (0, 0)))
+    # Among n keys there are n - 1 directions; the others would be what rounding makes of them.
+    there = jnp.arange(num_axes) < keyed.sum() - 1
+    return mean, jnp.where(there[:, None], axes, 0.0)
+
+
+_retrieve = jax.jit(retrieval.retrieve, static_argnames=("look_up", "count"))
+
+
+@functools.partial(jax.jit, static_argnames="sharding")
+def _counted(used: jax.Array, rows: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    rows = jnp.where(rows < 0, len(used), rows)
+    return jax.lax.with_sharding_constraint(used.at[rows].add(1, mode="drop"), sharding)

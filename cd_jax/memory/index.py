@@ -1,32 +1,55 @@
 """The memory's nearest-neighbour back ends: on the device, exact or approximate, or ScaNN on the host."""
 
-from typing import Protocol
+import dataclasses
+import functools
+from typing import Any, Protocol
 
 import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cd_jax.memory import nearest, sharded
+from cd_jax.errors import RequestError
+from cd_jax.memory import nearest, retrieval, sharded
 from cd_jax.memory.scann_index import ScannIndex
 
 __all__ = ["DeviceIndex", "Index", "ScannIndex"]
 
-_build = jax.jit(nearest.build, static_argnames=("capacity", "metric"))
+DTYPES = ("float32", "bfloat16")
+
 _put = jax.jit(nearest.put, static_argnames="metric")
 _drop = jax.jit(nearest.drop)
-_nearest = jax.jit(nearest.nearest, static_argnames=("count", "metric", "recall_target"))
 _sharded_put = jax.jit(sharded.put, static_argnames=("metric", "mesh", "axes"))
 _sharded_drop = jax.jit(sharded.drop, static_argnames=("mesh", "axes"))
-_sharded_nearest = jax.jit(sharded.nearest, static_argnames=("count", "metric", "mesh", "axes", "recall_target"))
 
 
 class Index(Protocol):
-    """Finds the nearest keys by `squared_euclidean` distance, `inner_product` or `cosine`; see `nearest.METRICS`."""
+    """Finds the nearest keys by `squared_euclidean` distance, `inner_product` or `cosine`; see `nearest.METRICS`.
 
-    def __init__(self, keys: np.ndarray, capacity: int = 0, metric: str = "squared_euclidean"):
+    Attributes:
+      keys: a pytree of device arrays, `look_up`'s first argument inside a jitted step; its shapes never change.
+    """
+
+    keys: Any
+
+    def __init__(
+        self, keys: np.ndarray, capacity: int = 0, metric: str = "squared_euclidean", *, mesh: Mesh | None = None
+    ):
         """Writes keys `[n, embed]` into the first of `capacity` rows; 0: as many rows as keys."""
+        ...
+
+    @property
+    def look_up(self) -> retrieval.LookUp:
+        """As `search`, of `(keys, queries, count)`: traceable, and the same static argument while the index lives."""
+        ...
+
+    def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
+        """Writes keys `[capacity, embed]` into all rows; those not `held`, bool `[capacity]`, are emptied."""
+        ...
+
+    def wait(self) -> None:
+        """Waits until all updates are seen by searches."""
         ...
 
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
@@ -50,7 +73,8 @@ class DeviceIndex:
     """All keys scored by one matrix product on the device; they may lie on many. The default.
 
     Attributes:
-      keys: the pytree for `nearest.nearest` (or `sharded.nearest`) inside a jitted step.
+      keys: see `Index`; for `nearest.nearest` (or `sharded.nearest`).
+      look_up: see `Index`; that of any other index of the same bindings.
     """
 
     def __init__(
@@ -61,6 +85,7 @@ class DeviceIndex:
         recall_target: float = 1.0,
         mesh: Mesh | None = None,
         axes: sharded.Axes = "data",
+        dtype: str = "float32",
     ):
         """Writes the first keys.
 
@@ -71,20 +96,30 @@ class DeviceIndex:
           recall_target: 1 finds all of the nearest; less goes to `jax.lax.approx_max_k`, which is faster on a TPU.
           mesh: the devices over which the rows lie; None: one device.
           axes: of the mesh, along which they lie.
+          dtype: of the keys: `float32`; or `bfloat16`, with which they take half the room and a TPU half the time.
 
         Raises:
           RequestError: a binding is wrong.
         """
+        if dtype not in DTYPES:
+            raise RequestError(f"DeviceIndex.dtype={dtype!r} is none of {', '.join(DTYPES)}; bind one of them")
         nearest.check("DeviceIndex", metric, recall_target)
         self._capacity = nearest.checked_capacity("DeviceIndex", capacity, len(keys))
-        self._metric, self._recall_target = metric, recall_target
-        self._where = {"mesh": mesh, "axes": axes} if mesh else {}
-        unit = nearest.BLOCK * (sharded.shards(mesh, axes) if mesh else 1)
+        self._metric, self._dtype = metric, dtype
+        shards = sharded.shards(mesh, axes) if mesh else 1
+        self._where = {"mesh": mesh, "axes": axes} if shards > 1 else {}
+        self._sharding = NamedSharding(mesh, PartitionSpec(axes)) if mesh else None
+        self.look_up = _DeviceLookUp(metric, recall_target, mesh if shards > 1 else None, axes)
+        unit = nearest.BLOCK * shards
         # Rows that are never filled let every block, and every device's part, be whole.
-        rows = -(-self._capacity // unit) * unit
-        self.keys = _build(jnp.asarray(keys, jnp.float32), rows, metric)
-        if mesh:
-            self.keys = sharded.place(self.keys, mesh, axes)
+        self._rows = -(-self._capacity // unit) * unit
+        first = np.zeros((self._capacity, keys.shape[1]), np.float32)
+        first[: len(keys)] = keys
+        self.replace(first, np.arange(self._capacity) < len(keys))
+
+    def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
+        """See `Index`. Keys that are on the devices stay there."""
+        self.keys = _build(keys, held, self._rows, self._metric, self._dtype, self._sharding)
 
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
         """See `Index`. Raises RequestError for a row that is none."""
@@ -107,14 +142,37 @@ class DeviceIndex:
     def search(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Index`. Raises RequestError for more neighbours than the capacity."""
         nearest.check_count(count, self._capacity)
-        search = _sharded_nearest if self._where else _nearest
-        found = search(
-            self.keys,
-            np.asarray(queries, np.float32),
-            count=count,
-            metric=self._metric,
-            recall_target=self._recall_target,
-            **self._where,
-        )
-        rows, values = jax.device_get(found)
+        rows, values = jax.device_get(_search(self.look_up, self.keys, np.asarray(queries, np.float32), count))
         return rows, values
+
+    def wait(self) -> None:
+        """See `Index`: they are seen at once."""
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "metric", "dtype", "sharding"))
+def _build(keys, held, rows: int, metric: str, dtype: str, sharding: NamedSharding | None) -> nearest.Keys:
+    # What stands in a row that is not held may be no number, and must not outlive its bias.
+    built = nearest.build(jnp.where(held[:, None], keys, 0.0), rows, metric, dtype)
+    bias = jnp.where(jnp.pad(held, (0, rows - len(held))), built.bias, -jnp.inf)
+    built = nearest.Keys(built.vectors, bias)
+    return jax.lax.with_sharding_constraint(built, sharding) if sharding else built
+
+
+@dataclasses.dataclass(frozen=True)
+class _DeviceLookUp:
+    """`DeviceIndex.look_up`. It compares by its settings, so that what was compiled for one index serves others."""
+
+    metric: str
+    recall_target: float
+    mesh: Mesh | None
+    axes: sharded.Axes
+
+    def __call__(self, keys: nearest.Keys, queries: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+        if self.mesh is None:
+            return nearest.nearest(keys, queries, count, self.metric, self.recall_target)
+        return sharded.nearest(keys, queries, count, self.metric, self.mesh, self.axes, self.recall_target)
+
+
+@functools.partial(jax.jit, static_argnames=("look_up", "count"))
+def _search(look_up: retrieval.LookUp, keys: Any, queries: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    return look_up(keys, queries, count)

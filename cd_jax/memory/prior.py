@@ -74,7 +74,7 @@ def learn(
 
     Args:
       prior: before.
-      anchor_tasks: int32 `[anchors]`.
+      anchor_tasks: int32 `[anchors]`; beyond the last task nothing is learnt, so that a batch can be filled up.
       relations: int32 `[anchors]`, of `relation`, between each anchor and the memory retrieved for it.
       scores: float32 `[anchors]`, what the verifier gave the answer: 1 right, 0 wrong, and all between.
       cdf_logits: float32 `[anchors]`, of the retrieved memory among the anchor's scores, as the posterior takes it
@@ -82,8 +82,8 @@ def learn(
     """
     cdf = jax.nn.sigmoid(cdf_logits)
     return prior._replace(
-        right=prior.right.at[anchor_tasks, relations].add(scores * (1.0 - cdf)),
-        wrong=prior.wrong.at[anchor_tasks, relations].add((1.0 - scores) * cdf),
+        right=prior.right.at[anchor_tasks, relations].add(scores * (1.0 - cdf), mode="drop"),
+        wrong=prior.wrong.at[anchor_tasks, relations].add((1.0 - scores) * cdf, mode="drop"),
     )
 
 

@@ -9,7 +9,9 @@ import threading
 from typing import Any
 
 import gin
+import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.memory import nearest
@@ -26,6 +28,8 @@ _SAMPLE = 256
 _REORDERED = (3, 10, 30, 100, 300)
 _CHUNK = 65_536
 _CORES = os.cpu_count() or 1
+# Of an argument of a callback; what is below 100 KiB is copied at once.
+_MOST_BYTES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,12 @@ class ScannIndex:
 
     `leaves_to_search` and the candidates to be reordered are the least with which a sample of the keys finds the wanted
     share of its neighbours. An update is seen by searches once the index is rebuilt, see `wait`.
+
+    Attributes:
+      keys: see `Index`; nothing, as they are on the host.
     """
+
+    keys = ()
 
     def __init__(
         self,
@@ -79,6 +88,7 @@ class ScannIndex:
         metric: str = "squared_euclidean",
         recall_target: float = 0.95,
         leaves: int = 0,
+        mesh: Mesh | None = None,
     ):
         """Builds the first index.
 
@@ -89,6 +99,7 @@ class ScannIndex:
           recall_target: share of the nearest 10 to be found.
           leaves: partitions of the tree, where there are as many keys; 0: the square root of the number of keys, or
             every key scored where there are fewer than 20,000.
+          mesh: of the steps that look keys up; the host searches for all of its devices at once. None: one device.
 
         Raises:
           RequestError: a binding is wrong.
@@ -101,6 +112,7 @@ class ScannIndex:
         self._keys = np.zeros((self._capacity, keys.shape[1]), np.float32)
         self._keys[: len(keys)] = self._prepared(keys)
         self._held = np.arange(self._capacity) < len(keys)
+        self._mesh = mesh
         self._lock = threading.Lock()
         self._version = 0
         self._failure: Exception | None = None
@@ -108,9 +120,36 @@ class ScannIndex:
         self._builder = concurrent.futures.ThreadPoolExecutor(1, "ScannIndex")
         self._last: concurrent.futures.Future | None = None
 
+    def look_up(self, keys: tuple[()], queries: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+        """See `Index`. The step waits for the host; what it finds has no gradient.
+
+        A failure to rebuild the index does not end the step; the next call of another method tells it.
+        """
+        del keys
+        nearest.check_count(count, self._capacity)
+        shape = (len(queries), count)
+        result = (jax.ShapeDtypeStruct(shape, np.int32), jax.ShapeDtypeStruct(shape, np.float32))
+        # On a CPU, JAX copies what is larger in a thread of the pool that runs the step, all of whose threads may be
+        # waiting for this very call.
+        rows = max(1, _MOST_BYTES // (4 * queries.shape[1]))
+        queries = self._everywhere(jax.lax.stop_gradient(queries))
+        parts = [queries[start : start + rows] for start in range(0, len(queries), rows)]
+        found = jax.pure_callback(lambda *parts: self._find(np.concatenate(parts), count), result, *parts)
+        return self._everywhere(found)
+
+    def _everywhere(self, arrays):
+        # From there to the one device that calls the host, and back, nothing has to be laid out anew.
+        if self._mesh is None:
+            return arrays
+        return jax.lax.with_sharding_constraint(arrays, NamedSharding(self._mesh, PartitionSpec()))
+
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
         """See `Index`. Raises RequestError for a row that is none, RunError as `wait`."""
         self._write(rows, True, self._prepared(keys))
+
+    def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
+        """See `Index`. Raises RunError as `wait`."""
+        self._write(np.arange(self._capacity), np.asarray(held), self._prepared(keys))
 
     def remove(self, rows: np.ndarray) -> None:
         """See `Index`. Raises as `update`."""
@@ -125,6 +164,9 @@ class ScannIndex:
         """
         nearest.check_count(count, self._capacity)
         self._raise_failure()
+        return self._find(queries, count)
+
+    def _find(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         serving, queries = self._serving, self._prepared(queries)
         away = self._metric == "squared_euclidean"
         rows = np.full((len(queries), count), -1, np.int32)
@@ -148,14 +190,14 @@ class ScannIndex:
             self._last.result()
         self._raise_failure()
 
-    def _prepared(self, vectors: np.ndarray) -> np.ndarray:
+    def _prepared(self, vectors: jax.Array | np.ndarray) -> np.ndarray:
         """`nearest.prepared`, on the host."""
-        vectors = np.asarray(vectors, np.float32)
+        prepared = np.asarray(vectors, np.float32)
         if self._metric == "cosine":
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), nearest.TINY)
-        return vectors
+            prepared = prepared / np.maximum(np.linalg.norm(prepared, axis=-1, keepdims=True), nearest.TINY)
+        return prepared
 
-    def _write(self, rows: np.ndarray, held: bool, keys: np.ndarray) -> None:
+    def _write(self, rows: np.ndarray, held: bool | np.ndarray, keys: np.ndarray) -> None:
         rows = nearest.checked_rows(rows, self._capacity)
         self._raise_failure()
         with self._lock:
