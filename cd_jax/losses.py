@@ -62,9 +62,10 @@ def token_nats(states: jax.Array, kernel: jax.Array, targets: jax.Array, chunk: 
       chunk: positions whose float32 logits exist at once; 0 for all.
 
     Returns:
-      float32 `[batch, length]`.
+      float32 `[batch, length]`. Its gradient computes the logits of a chunk anew.
     """
 
+    @jax.checkpoint
     def of(part):
         logits = _project(part[0], kernel)
         return jax.nn.logsumexp(logits, -1) - _chosen(logits, part[1])

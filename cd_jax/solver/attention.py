@@ -82,6 +82,11 @@ def _backward(kept, gradient):
 attend.defvjp(_forward, _backward)
 
 
+def probabilities(query: jax.Array, key: jax.Array, mask: jax.Array) -> jax.Array:
+    """Of `attend` without a bias: float32 `[batch, heads, queries, keys]`, for those who want to see them."""
+    return jax.nn.softmax(_logits(query, key, jnp.zeros((1, 1, 1, 1), jnp.float32), mask))
+
+
 def attend_once(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
     """Attention of a few queries, for decoding: what it costs is to read `key` and `value` once.
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cd_jax.errors import RequestError
 from cd_jax.solver.layers import DecoderLayer
-from cd_jax.solver.network import PAD_ID, T5, padding_mask
+from cd_jax.solver.network import PAD_ID, T5, Cached
 
 EOS_ID = 1
 _NEVER = -1e9
@@ -62,7 +62,7 @@ class Decoding:
 class _Decoder:
     """The network, one position at a time."""
 
-    def __init__(self, network: T5, params: Any, tokens: jax.Array, max_length: int, rows: int):
+    def __init__(self, network: T5, params: Any, tokens: jax.Array, cached: Cached | None, max_length: int, rows: int):
         """Encodes `tokens` `[batch, passages, length]` for `rows` generations of each example."""
         config = network.config
         self._apply = functools.partial(network.apply, {"params": params})
@@ -70,11 +70,12 @@ class _Decoder:
         stacked = params["decoder"]["layers"]
         # Out of the stack, before the loop: inside, each step would copy them.
         self._layers = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(config.num_decoder_layers)]
-        encoded = self._apply(tokens, method="encode")
+        context: Any = self._apply(tokens, cached, method="context")
+        encoded, mask = context
         started = [self._layer.apply({"params": p}, encoded, max_length, method="start") for p in self._layers]
         self._cross = [cross for cross, _ in started]
         self.cache = [jax.tree.map(lambda x: jnp.repeat(x, rows, 0), own) for _, own in started]
-        self._cross_bias = padding_mask(tokens.reshape(len(tokens), -1))[:, None, None]
+        self._cross_bias = mask[:, None, None]
 
     def step(self, token: jax.Array, cache: list, position: jax.Array) -> tuple[Any, list]:
         """Tokens `[batch * rows]` at a position to float32 logits `[batch * rows, vocab]`, and the cache after it."""
@@ -105,7 +106,14 @@ def choose(logits: jax.Array, method: Decoding, key: jax.Array) -> jax.Array:
 
 
 def sample(
-    network: T5, params: Any, tokens: jax.Array, max_length: int, limit: jax.Array, method: Decoding, seed: jax.Array
+    network: T5,
+    params: Any,
+    tokens: jax.Array,
+    cached: Cached | None,
+    max_length: int,
+    limit: jax.Array,
+    method: Decoding,
+    seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws generations, or writes the most probable tokens.
 
@@ -113,6 +121,7 @@ def sample(
       network: the solver's.
       params: its parameters.
       tokens: passages `[batch, passages, length]`.
+      cached: states that are read beside the passages, or None.
       max_length: room for tokens; decides the shapes.
       limit: tokens at most, the end of sequence among them.
       method: how tokens are chosen.
@@ -123,7 +132,7 @@ def sample(
       under the network (whatever the temperature), `[batch, num_samples]`.
     """
     rows = len(tokens) * method.num_samples
-    decoder = _Decoder(network, params, tokens, max_length, method.num_samples)
+    decoder = _Decoder(network, params, tokens, cached, max_length, method.num_samples)
 
     def unfinished(carry):
         position, _, _, done, _, _ = carry
@@ -152,7 +161,13 @@ def _take(x: jax.Array, beams: jax.Array) -> jax.Array:
 
 
 def beam_search(
-    network: T5, params: Any, tokens: jax.Array, max_length: int, limit: jax.Array, method: Decoding
+    network: T5,
+    params: Any,
+    tokens: jax.Array,
+    cached: Cached | None,
+    max_length: int,
+    limit: jax.Array,
+    method: Decoding,
 ) -> tuple[jax.Array, jax.Array]:
     """Beam search as Hugging Face's `generate(num_beams=…)` does it, with `early_stopping=False`.
 
@@ -164,6 +179,7 @@ def beam_search(
       network: the solver's.
       params: its parameters.
       tokens: passages `[batch, passages, length]`.
+      cached: states that are read beside the passages, or None.
       max_length: room for tokens; decides the shapes.
       limit: tokens at most, the end of sequence among them.
       method: the number of beams and the length penalty.
@@ -173,7 +189,7 @@ def beam_search(
       `[batch, num_beams]`.
     """
     batch, beams = len(tokens), method.num_beams
-    decoder = _Decoder(network, params, tokens, max_length, beams)
+    decoder = _Decoder(network, params, tokens, cached, max_length, beams)
 
     def normalised(score, length):
         return score / length.astype(jnp.float32) ** method.length_penalty
@@ -213,12 +229,19 @@ def beam_search(
 
 
 def generate(
-    network: T5, params: Any, tokens: jax.Array, max_length: int, limit: jax.Array, method: Decoding, seed: jax.Array
+    network: T5,
+    params: Any,
+    tokens: jax.Array,
+    cached: Cached | None,
+    max_length: int,
+    limit: jax.Array,
+    method: Decoding,
+    seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """`beam_search` or `sample`, as the method says."""
     if method.num_beams > 1:
-        return beam_search(network, params, tokens, max_length, limit, method)
-    return sample(network, params, tokens, max_length, limit, method, seed)
+        return beam_search(network, params, tokens, cached, max_length, limit, method)
+    return sample(network, params, tokens, cached, max_length, limit, method, seed)
 
 
 def bucketed(length: int) -> int:

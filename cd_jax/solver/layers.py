@@ -131,6 +131,10 @@ class Attention(nn.Module):
         attended = jnp.swapaxes(attended, 1, 2)
         return self.out(attended.reshape(*attended.shape[:-2], -1))
 
+    def probabilities(self, x: jax.Array, context: jax.Array, mask: jax.Array) -> jax.Array:
+        """How `x` attends to `context` where there is no bias: float32 `[batch, heads, queries, keys]`."""
+        return attention.probabilities(self._heads(self.query(x)), self._heads(self.key(context)), mask)
+
     def keys_and_values(self, context: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What `step` reads: `[batch, heads, head_dim, keys]` and `[batch, heads, keys, head_dim]`."""
         return jnp.swapaxes(self._heads(self.key(context)), -1, -2), self._heads(self.value(context))
@@ -194,7 +198,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout_rate)
 
     def __call__(self, x, encoded, bias, mask, cross_mask) -> tuple[jax.Array, None]:
-        """`[batch, targets, embed]` to the same shape; `encoded` is `[batch, passages * length, embed]`."""
+        """`[batch, targets, embed]` to the same shape; `encoded` is `[batch, positions, embed]`."""
         y = self.pre_self_attention_layer_norm(x)
         x = x + self.dropout(self.self_attention(y, y, bias, mask))
         y = self.pre_cross_attention_layer_norm(x)
@@ -202,6 +206,18 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.encoder_decoder_attention(y, encoded, nowhere, cross_mask))
         x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
         return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def attended(self, x, encoded, bias, mask, cross_mask, weights) -> tuple[jax.Array, jax.Array]:
+        """What `__call__` gives, and how far `encoded` is attended to: float32 `[batch, positions]`.
+
+        Of the cross-attention's probabilities this is the mean over heads, and the sum over targets weighed by
+        `weights`, float32 `[batch, targets]`.
+        """
+        y = self.pre_self_attention_layer_norm(x)
+        y = self.pre_cross_attention_layer_norm(x + self.self_attention(y, y, bias, mask))
+        probabilities = self.encoder_decoder_attention.probabilities(y, encoded, cross_mask)
+        x, _ = self(x, encoded, bias, mask, cross_mask)
+        return x, jnp.einsum("bhtk,bt->bk", probabilities, weights) / self.config.num_heads
 
     def start(self, encoded: jax.Array, max_length: int) -> tuple[Cache, Cache]:
         """What decoding keeps of this layer: the encoder's keys and values, for good, and room for its own."""

@@ -4,6 +4,8 @@ The parameters have the names of T5X's network, with the layers of a stack in on
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,18 @@ _POLICIES = {
 }
 
 
+class Cached(NamedTuple):
+    """What was encoded before, and is read beside the passages.
+
+    Attributes:
+      states: of the encoder, `[batch, positions, embed]`.
+      tokens: int32 `[batch, positions]` that they were encoded from; 0 is padding, which nothing attends to.
+    """
+
+    states: jax.Array
+    tokens: jax.Array
+
+
 def padding_mask(tokens: jax.Array) -> jax.Array:
     """Tokens `[batch, keys]` to float32 `[batch, keys]`, which hides padding when it is added to logits."""
     return jnp.where(tokens != PAD_ID, 0.0, MASKED).astype(jnp.float32)
@@ -33,7 +47,7 @@ def _for_shards(bias: jax.Array, batch: int) -> jax.Array:
     return nn.with_logical_constraint(copies, ("batch", "heads", None, None)) if shards > 1 else copies
 
 
-def _stack(layer: type[nn.Module], config: T5Config, length: int) -> nn.Module:
+def _stack(layer: type[nn.Module], config: T5Config, length: int, methods: Sequence[str] = ("__call__",)) -> nn.Module:
     """`length` layers in a row, with parameters `[layers, ...]`; the arguments but the first are the same for all."""
     if config.remat_policy != "none":
         layer = nn.remat(layer, policy=_POLICIES[config.remat_policy], prevent_cse=not config.scan_layers)
@@ -45,6 +59,7 @@ def _stack(layer: type[nn.Module], config: T5Config, length: int) -> nn.Module:
         length=length,
         unroll=1 if config.scan_layers else length,
         metadata_params={nn.PARTITION_NAME: "layers"},
+        methods=methods,
     )
     return scanned(config)
 
@@ -79,7 +94,7 @@ class Decoder(nn.Module):
         """Makes the submodules."""
         config = self.config
         self.relpos_bias = layers.RelativePositionBias(config, bidirectional=False)
-        self.layers = _stack(layers.DecoderLayer, config, config.num_decoder_layers)
+        self.layers = _stack(layers.DecoderLayer, config, config.num_decoder_layers, ("__call__", "attended"))
         self.decoder_norm = layers.layer_norm(config)
         self.dropout = layers.Dropout(config.dropout_rate)
         if not config.logits_via_embedding:
@@ -87,10 +102,18 @@ class Decoder(nn.Module):
 
     def __call__(self, embedded, encoded, mask, cross_mask) -> jax.Array:
         """`[batch, targets, embed]` to the states of which logits are made, `[batch, targets, embed]`."""
-        positions = jnp.arange(embedded.shape[1])
-        bias = _for_shards(self.bias(positions, positions), len(embedded))
+        bias = self._bias_of_all(embedded)
         x, _ = self.layers(self.dropout(embedded), encoded, bias, mask, cross_mask)
         return self.finish(x)
+
+    def attended(self, weights, embedded, encoded, mask, cross_mask) -> jax.Array:
+        """How far `encoded` is attended to: the mean over the layers of `DecoderLayer.attended`'s."""
+        bias = self._bias_of_all(embedded)
+        return self.layers.attended(embedded, encoded, bias, mask, cross_mask, weights)[1].mean(0)
+
+    def _bias_of_all(self, embedded: jax.Array) -> jax.Array:
+        positions = jnp.arange(embedded.shape[1])
+        return _for_shards(self.bias(positions, positions), len(embedded))
 
     def bias(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
         """Positions `[queries]`, `[keys]` to float32 `[heads, queries, keys]`; what comes later is hidden."""
@@ -140,14 +163,69 @@ class T5(nn.Module):
         states = self.encode_passages(tokens).astype(jnp.float32)
         return (states * mask).sum(1) / jnp.maximum(mask.sum(1), 1.0)
 
-    def states(self, encoder_input_tokens: jax.Array, decoder_input_tokens: jax.Array) -> jax.Array:
-        """What logits are made of: `[batch, passages, length]`, `[batch, targets]` to `[batch, targets, embed]`."""
-        encoded = self.encode(encoder_input_tokens)
+    def context(self, tokens: jax.Array, cached: Cached | None = None) -> tuple[jax.Array, jax.Array]:
+        """What the decoder attends to: the states of the passages, and after them those that were cached.
+
+        Args:
+          tokens: passages `[batch, passages, length]`.
+          cached: states that were encoded before, if there are any.
+
+        Returns:
+          States `[batch, positions, embed]` and the mask of their padding, float32 `[batch, positions]`.
+        """
+        encoded, read = self.encode(tokens), tokens.reshape(len(tokens), -1)
+        if cached is not None:
+            encoded = jnp.concatenate([encoded, cached.states.astype(encoded.dtype)], 1)
+            read = jnp.concatenate([read, cached.tokens], 1)
+        return encoded, padding_mask(read)
+
+    def _decoder_inputs(self, encoder_input_tokens, decoder_input_tokens, cached) -> tuple[jax.Array, ...]:
+        encoded, cross_mask = self.context(encoder_input_tokens, cached)
+        copies = len(decoder_input_tokens) // len(encoder_input_tokens)
+        if copies > 1:
+            encoded, cross_mask = jnp.repeat(encoded, copies, axis=0), jnp.repeat(cross_mask, copies, axis=0)
         embedded = nn.with_logical_constraint(self.embed(decoder_input_tokens), ("batch", "length", "embed"))
         # Padding comes after the end of sequence, which no earlier position sees: the decoder needs no mask for it.
         mask = jnp.zeros(decoder_input_tokens.shape, jnp.float32)
-        cross_mask = padding_mask(encoder_input_tokens.reshape(len(encoder_input_tokens), -1))
-        return self.decoder(embedded, encoded, mask, cross_mask)
+        return embedded, encoded, mask, cross_mask
+
+    def states(
+        self, encoder_input_tokens: jax.Array, decoder_input_tokens: jax.Array, cached: Cached | None = None
+    ) -> jax.Array:
+        """What logits are made of: `[batch, passages, length]`, `[batch, targets]` to `[batch, targets, embed]`.
+
+        The decoder's rows may be a multiple of the passages': so many after one another read the same ones.
+        """
+        return self.decoder(*self._decoder_inputs(encoder_input_tokens, decoder_input_tokens, cached))
+
+    def attended(
+        self,
+        encoder_input_tokens: jax.Array,
+        decoder_input_tokens: jax.Array,
+        weights: jax.Array,
+        cached: Cached | None = None,
+        groups: int = 0,
+    ) -> jax.Array:
+        """How the decoder's cross-attention is shared out, as a mean over its layers and heads.
+
+        Args:
+          encoder_input_tokens: `[batch, passages, length]`.
+          decoder_input_tokens: `[batch, targets]`.
+          weights: of the target positions, float32 `[batch, targets]`; those of a row sum to 1.
+          cached: states that are read beside the passages.
+          groups: of equal length, that the cached positions are divided into.
+
+        Returns:
+          float32 `[batch, passages + groups]`; a row sums to 1.
+        """
+        inputs = self._decoder_inputs(encoder_input_tokens, decoder_input_tokens, cached)
+        shares = self.decoder.attended(weights, *inputs)
+        batch, passages, length = encoder_input_tokens.shape
+        of_passages, of_cached = jnp.split(shares, [passages * length], 1)
+        segments = [of_passages.reshape(batch, passages, length).sum(-1)]
+        if groups:
+            segments.append(of_cached.reshape(batch, groups, -1).sum(-1))
+        return jnp.concatenate(segments, 1)
 
     def logits(self, states: jax.Array) -> jax.Array:
         """States `[..., embed]` to float32 logits `[..., vocab]`."""

@@ -130,6 +130,12 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(batch_axes(rules)))
 
 
-def shard_batch(sharding: NamedSharding, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this host's rows `[batch, ...]` on the devices."""
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+def shard_batch(sharding: NamedSharding, batch: Any) -> Any:
+    """Puts this host's rows `[batch, ...]` on the devices; an array that lies on all of them holds all hosts' rows."""
+
+    def put(rows):
+        if isinstance(rows, jax.Array) and rows.sharding.device_set == sharding.device_set:
+            return jax.device_put(rows, sharding)
+        return jax.make_array_from_process_local_data(sharding, rows)
+
+    return jax.tree.map(put, batch)

@@ -18,9 +18,13 @@ from cd_jax import losses
 from cd_jax.solver import decoding, network, optimizers, partitioning
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.decoding import Decoding
+from cd_jax.solver.network import Cached
+from cd_jax.solver.read import Bound, Read
 
 Batch = dict[str, np.ndarray]
 GREEDY = Decoding()
+# Sets what a reader draws apart from the dropout of the same step.
+_READ = 1
 
 
 class TrainState(struct.PyTreeNode):
@@ -29,6 +33,12 @@ class TrainState(struct.PyTreeNode):
     step: Any
     params: Any
     opt_state: Any
+
+
+def _bucket(x: Any) -> Any:
+    """Pads the last axis to the length that is compiled for; where the array lies already."""
+    pad = jnp.pad if isinstance(x, jax.Array) else np.pad
+    return pad(x, ((0, 0),) * (x.ndim - 1) + ((0, decoding.bucketed(x.shape[-1]) - x.shape[-1]),))
 
 
 @gin.configurable
@@ -81,13 +91,16 @@ class Solver:
         self._train_step = jax.jit(
             self._update,
             donate_argnums=0,
-            out_shardings=(self._shardings, {"loss": replicated, "grad_norm": replicated}),
+            static_argnames="read",
+            out_shardings=(self._shardings, replicated),
         )
+        self._read = jax.jit(self._reading, static_argnames="read", out_shardings=(self._batch_sharding, replicated))
         self._generate = jax.jit(
             self._decode, static_argnames=("max_length", "method"), out_shardings=(replicated, replicated)
         )
         self._score = jax.jit(self._nats, out_shardings=replicated)
-        self._embed = jax.jit(self._pool, out_shardings=replicated)
+        self._attended = jax.jit(self._shares, static_argnames="groups", out_shardings=replicated)
+        self._encode = jax.jit(self._in_chunks, static_argnames=("batch_size", "method"), out_shardings=replicated)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint records beside the network's shape: with other values training would go on otherwise."""
@@ -134,21 +147,21 @@ class Solver:
 
         return jax.tree_util.tree_map_with_path(cast, params)
 
-    def _loss(self, params: Any, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array) -> jax.Array:
+    def _bind(self, params: Any) -> Bound:
+        return Bound(self._network, self._cast(params))
+
+    def _cross_entropy(self, bound: Bound, batch: dict[str, Any], weight: jax.Array, key: jax.Array) -> jax.Array:
         """Of a batch, or a part of one; `weight` is the whole batch's."""
-        params = self._cast(params)
-        states: Any = self._network.apply(
-            {"params": params},
+        states = bound.apply(
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
+            batch.get("cached"),
             rngs={"dropout": key} if self.config.dropout_rate else {},
             method="states",
         )
-        # Gathered once, and not for every chunk of the loss.
-        kernel = nn.with_logical_constraint(network.output_kernel(self.config, params), (None, "vocab"))
         nats = losses.projected_cross_entropy(
             states,
-            kernel,
+            bound.output_kernel(),
             batch["decoder_target_tokens"],
             batch["decoder_loss_weights"],
             self._z_loss,
@@ -157,31 +170,56 @@ class Solver:
         )
         return nats / weight
 
-    def _gradients(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
-        """Loss and gradients, added up over the microbatches."""
+    def _loss(self, params: Any, batch: dict[str, Any], weight: jax.Array, key: jax.Array, read: Read | None, memory):
+        """What is differentiated; beside it scalars that add up to the batch's, and what `read` shows of the rows."""
+        bound = self._bind(params)
+        if read is None:
+            loss = self._cross_entropy(bound, batch, weight, key)
+            return loss, ({"loss": loss}, {})
+        batch, added, seen = read(bound, batch, memory, jax.random.fold_in(key, _READ))
+        added = jnp.float32(added) / self.num_microbatches
+        loss = self._cross_entropy(bound, batch, weight, key)
+        return loss + added, ({"loss": loss, "added": added}, {"seen": seen})
+
+    def _gradients(
+        self, params: Any, batch: dict[str, jax.Array], key: jax.Array, read: Read | None = None, memory: Any = None
+    ):
+        """Scalars and gradients, added up over the microbatches, and what `read` shows of all rows."""
         weight = losses.total_weight(batch["decoder_loss_weights"])
-        of = jax.value_and_grad(self._loss)
         count = self.num_microbatches
+
+        def of(part, key):
+            grads, (scalars, seen) = jax.grad(self._loss, has_aux=True)(params, part, weight, key, read, memory)
+            return (scalars, grads), seen
+
         if count == 1:
-            return of(params, batch, weight, key)
+            return of(batch, key)
         # Every device's rows are dealt out evenly: no row has to move.
         parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
         def add(total, part):
             index, part = part
-            return jax.tree.map(jnp.add, total, of(params, part, weight, jax.random.fold_in(key, index))), None
+            summands, seen = of(part, jax.random.fold_in(key, index))
+            return jax.tree.map(jnp.add, total, summands), seen
 
-        start = jax.tree.map(jnp.zeros_like, (jnp.float32(0), params))
-        return jax.lax.scan(add, start, (jnp.arange(count), parts))[0]
+        scalars = dict.fromkeys(("loss", "added") if read else ("loss",), jnp.float32(0))
+        start = scalars, jax.tree.map(jnp.zeros_like, params)
+        total, seen = jax.lax.scan(add, start, (jnp.arange(count), parts))
+        return total, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), seen)
 
     def _update(
-        self, state: TrainState, batch: dict[str, jax.Array], seed: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        self,
+        state: TrainState,
+        batch: dict[str, jax.Array],
+        seed: jax.Array,
+        read: Read | None = None,
+        memory: Any = None,
+    ) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, grads = self._gradients(state.params, batch, key)
+        (scalars, grads), seen = self._gradients(state.params, batch, key, read, memory)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        metrics = scalars | {"grad_norm": optax.tree.norm(grads)} | seen
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _on_mesh(self, function: Callable, *args, **kwargs):
@@ -189,57 +227,92 @@ class Solver:
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self._rules):
             return function(*args, **kwargs)
 
-    def train_step(self, state: TrainState, batch: Batch, seed: int) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(
+        self, state: TrainState, batch: Batch, seed: int, read: Read | None = None, memory: Any = None
+    ) -> tuple[TrainState, dict[str, Any]]:
         """One update. `state` is donated; the metrics stay on the device until they are read.
 
         Args:
           state: of `init`.
-          batch: the model features of `PassagesFeatureConverter`, `[batch, ...]`; this host's rows.
-          seed: of the dropout.
+          batch: the model features of `PassagesFeatureConverter`, `[batch, ...]`, or what `read` makes them of; this
+            host's rows. `decoder_loss_weights` is always among them.
+          seed: of the dropout, and of what `read` draws.
+          read: makes what the network reads, within the step; see `Read`.
+          memory: arrays on the devices, for `read`.
+
+        Returns:
+          The state after it, and the metrics `loss` (the cross-entropy) and `grad_norm`; with `read` also `added`, the
+          loss it added, and `seen`, what it shows of the rows, in the order of the batch.
         """
-        return self._on_mesh(
-            self._train_step, state, partitioning.shard_batch(self._batch_sharding, batch), np.uint32(seed)
-        )
+        batch = partitioning.shard_batch(self._batch_sharding, batch)
+        return self._on_mesh(self._train_step, state, batch, np.uint32(seed), read=read, memory=memory)
 
     # Inference
 
-    def _decode(self, params: Any, tokens: jax.Array, limit: jax.Array, seed: jax.Array, max_length, method) -> Any:
-        return decoding.generate(self._network, self._cast(params), tokens, max_length, limit, method, seed)
+    def _reading(self, params: Any, batch: dict[str, jax.Array], memory: Any, read: Read) -> tuple[dict, Any]:
+        features, _, seen = read(self._bind(params), batch, memory, jax.random.key(0))
+        return features, seen
+
+    def read(self, params: Any, batch: Batch, read: Read, memory: Any) -> tuple[dict[str, Any], Any]:
+        """What a `Read` that draws nothing makes of a batch, for decoding, and what it shows of the rows.
+
+        The features stay on the devices, where `generate` and `attended` take them; all hosts have what is shown.
+        """
+        batch = partitioning.shard_batch(self._batch_sharding, batch)
+        return self._on_mesh(self._read, params, batch, memory, read=read)
+
+    def _place(self, tokens: np.ndarray | jax.Array, **others: Any) -> dict[str, Any]:
+        """On the devices: passages `[batch, passages, length]` in a bucket of lengths, and other arrays."""
+        return partitioning.shard_batch(self._batch_sharding, {"tokens": _bucket(tokens), **others})
+
+    def _decode(self, params: Any, tokens: jax.Array, cached: Cached | None, limit, seed, max_length, method) -> Any:
+        return decoding.generate(self._network, self._cast(params), tokens, cached, max_length, limit, method, seed)
 
     def generate_all(
-        self, params: Any, tokens: np.ndarray, max_length: int, method: Decoding = GREEDY, seed: int = 0
+        self,
+        params: Any,
+        tokens: np.ndarray | jax.Array,
+        max_length: int,
+        method: Decoding = GREEDY,
+        seed: int = 0,
+        cached: Cached | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes. Compiled for a bucket of lengths (`decoding.bucketed`), not for every length.
 
         Args:
           params: of a `TrainState`.
-          tokens: passages `[batch, passages, length]`.
+          tokens: passages `[batch, passages, length]`: this host's rows, or an array on the devices.
           max_length: tokens at most, the end of sequence among them.
           method: how tokens are chosen.
           seed: of the draws.
+          cached: states that are read beside the passages.
 
         Returns:
           Tokens `[batch, num_samples or num_beams, max_length]`, 0 after the end of sequence, and their scores
           `[batch, num_samples or num_beams]`: see `decoding.sample` and `decoding.beam_search`.
         """
-        padded = np.pad(tokens, ((0, 0), (0, 0), (0, decoding.bucketed(tokens.shape[-1]) - tokens.shape[-1])))
-        batch = partitioning.shard_batch(self._batch_sharding, {"tokens": padded})
+        given = self._place(tokens, cached=cached)
         room = decoding.bucketed(max_length)
         numbers = np.int32(max_length), np.uint32(seed)
-        found = self._on_mesh(self._generate, params, batch["tokens"], *numbers, max_length=room, method=method)
+        found = self._on_mesh(
+            self._generate, params, given["tokens"], given["cached"], *numbers, max_length=room, method=method
+        )
         return np.asarray(found[0])[..., :max_length], np.asarray(found[1])
 
     def generate(
-        self, params: Any, tokens: np.ndarray, max_length: int, method: Decoding = GREEDY, seed: int = 0
+        self,
+        params: Any,
+        tokens: np.ndarray | jax.Array,
+        max_length: int,
+        method: Decoding = GREEDY,
+        seed: int = 0,
+        cached: Cached | None = None,
     ) -> np.ndarray:
         """The first of `generate_all`'s for every example, with beams the best: `[batch, max_length]`."""
-        return self.generate_all(params, tokens, max_length, method, seed)[0][:, 0]
+        return self.generate_all(params, tokens, max_length, method, seed, cached)[0][:, 0]
 
     def _nats(self, params: Any, tokens: jax.Array, targets: jax.Array) -> jax.Array:
-        before = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-        params = self._cast(params)
-        states: Any = self._network.apply({"params": params}, tokens, before, method="states")
-        return losses.token_nats(states, network.output_kernel(self.config, params), targets, self.config.logits_chunk)
+        return self._bind(params).token_nats(tokens, targets)
 
     def score(self, params: Any, tokens: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """`log p(target token | input, tokens before)`: sum a row for the sequence's log p(u | x).
@@ -252,27 +325,67 @@ class Solver:
         Returns:
           float32 `[batch, targets]`, 0 where the targets are padding.
         """
-        lengths = [decoding.bucketed(x.shape[-1]) - x.shape[-1] for x in (tokens, targets)]
-        given = {
-            "tokens": np.pad(tokens, ((0, 0), (0, 0), (0, lengths[0]))),
-            "targets": np.pad(targets, ((0, 0), (0, lengths[1]))),
-        }
-        batch = partitioning.shard_batch(self._batch_sharding, given)
-        nats = np.asarray(self._on_mesh(self._score, params, batch["tokens"], batch["targets"]))
+        given = self._place(tokens, targets=_bucket(targets))
+        nats = np.asarray(self._on_mesh(self._score, params, given["tokens"], given["targets"]))
         return np.where(targets == network.PAD_ID, np.float32(0), -nats[:, : targets.shape[1]])
 
-    def _pool(self, params: Any, tokens: jax.Array) -> Any:
-        return self._network.apply({"params": params}, tokens, method="pool")
+    def _shares(self, params: Any, tokens: jax.Array, generated: jax.Array, weights, cached, groups: int) -> Any:
+        before = jnp.pad(generated, ((0, 0), (1, 0)))[:, :-1]
+        return self._bind(params).apply(tokens, before, weights, cached, groups, method="attended")
+
+    def attended(
+        self,
+        params: Any,
+        tokens: np.ndarray | jax.Array,
+        generated: np.ndarray,
+        cached: Cached | None = None,
+        groups: int = 0,
+    ) -> np.ndarray:
+        """How the decoder's cross-attention is shared out while it writes, as a mean over layers, heads and tokens.
+
+        Args:
+          params: of a `TrainState`.
+          tokens: passages `[batch, passages, length]`.
+          generated: `[batch, targets]`; what comes after an end of sequence does not count.
+          cached: states that are read beside the passages.
+          groups: of equal length, that the cached positions are divided into.
+
+        Returns:
+          float32 `[batch, passages + groups]`; a row sums to 1.
+        """
+        ended = np.cumsum(generated == decoding.EOS_ID, 1) - (generated == decoding.EOS_ID) > 0
+        weights = ~ended / (~ended).sum(1, keepdims=True, dtype=np.float32)
+        given = self._place(tokens, generated=_bucket(generated), weights=_bucket(weights), cached=cached)
+        order = ("tokens", "generated", "weights", "cached")
+        return np.asarray(self._on_mesh(self._attended, params, *(given[name] for name in order), groups=groups))
+
+    def _in_chunks(self, params: Any, tokens: jax.Array, batch_size: int, method: str) -> jax.Array:
+        bound, rows = self._bind(params), len(tokens)
+        padded = jnp.pad(tokens, ((0, -rows % batch_size), (0, 0)))
+        # Of one chunk at a time; the rows of a chunk lie along the batch's axes of the mesh.
+        found = jax.lax.map(getattr(bound, method), padded.reshape(-1, batch_size, tokens.shape[-1]))
+        return found.reshape(-1, *found.shape[2:])[:rows]
+
+    def encode_rows(self, params: Any, tokens: Any, batch_size: int, method: str = "pool") -> jax.Array:
+        """Encodes any number of rows in one call, and leaves what it finds on every device.
+
+        Args:
+          params: of a `TrainState`.
+          tokens: `[rows, length]`, the same on every host.
+          batch_size: rows that are encoded at once; the next multiple of the devices along the batch.
+          method: `pool` or `encode`, of `Bound`.
+
+        Returns:
+          float32 `[rows, embed]`, or states in the dtype of the activations, `[rows, length, embed]`.
+        """
+        batch_size += -batch_size % self.batch_shards
+        return self._on_mesh(self._encode, params, tokens, batch_size=batch_size, method=method)
 
     def embed(self, params: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:
         """Context embeddings, the mean of the encoder's states: `[rows, length]` to float32 `[rows, embed]`."""
+        # Padded here already: what is compiled depends on the number of batches, and not on that of the rows.
         padded = np.pad(tokens, ((0, -len(tokens) % batch_size), (0, 0)))
-        parts = []
-        hosts, host = jax.process_count(), jax.process_index()
-        for rows in np.split(padded, len(padded) // batch_size):
-            batch = partitioning.shard_batch(self._batch_sharding, {"tokens": np.split(rows, hosts)[host]})
-            parts.append(self._on_mesh(self._embed, params, batch["tokens"]))
-        return np.concatenate([np.asarray(part) for part in parts])[: len(tokens)]
+        return np.asarray(self.encode_rows(params, padded, batch_size))[: len(tokens)]
 
     # For a machine that is not here
 
@@ -300,4 +413,5 @@ class Solver:
         tokens = self._abstract((batch_size, passages, input_length))
         limit, seed = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
         params = self.abstract_state().params
-        return self._on_mesh(self._generate.lower, params, tokens, limit, seed, max_length=max_length, method=method)
+        numbers = {"max_length": max_length, "method": method}
+        return self._on_mesh(self._generate.lower, params, tokens, None, limit, seed, **numbers)
