@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from cd_jax.errors import RequestError, RunError
-from cd_jax.report import page, plots, results, table
+from cd_jax.report import examples, page, plots, results, table
 
 SCORES = {
     "baseline": [(0.90, 0.41, 0.20), (0.88, 0.44, 0.25), (0.91, 0.39, 0.15)],
@@ -211,7 +211,7 @@ def test_page_escapes_what_models_say(experiment):
     text = page.write(experiment).read_text()
     assert "<script" not in text
     assert "&lt;script&gt;alert(&#39;baseline 0&#39;)" in text
-    assert "because of &lt;b&gt;" in text and "by key · distance 0.125" in text
+    assert "because of &lt;b&gt;" in text
 
 
 def test_page_is_self_contained(experiment):
@@ -257,7 +257,15 @@ def test_page_of_a_run_with_results_alone(tmp_path):
 
 def test_outcomes_take_turns():
     outcomes = {"a": (True,), "b": (True,), "c": (True,), "d": (False,), "e": (True,)}
-    assert page._choose(outcomes, outcomes) == [("a", 4), ("d", 1), ("b", 4), ("c", 4)]
+    assert examples.choose(outcomes, outcomes, 4) == [("a", 4), ("d", 1), ("b", 4), ("c", 4)]
+
+
+def test_an_answer_that_nobody_judged_is_not_called_wrong(tmp_path):
+    folder = make_run(tmp_path, "baseline", 0, (0.9, 0.4, 0.2))
+    unjudged = [make_example("baseline", index) | {"answer": "", "correct": None, "score": None} for index in range(3)]
+    write_lines(folder / "inference" / "com2sense-300.jsonl", unjudged)
+    text = page.write(tmp_path).read_text()
+    assert text.count("– not judged") == 3 and "✗ wrong" not in text
 
 
 def test_an_agent_has_one_colour():

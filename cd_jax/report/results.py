@@ -19,6 +19,8 @@ AGENTS = ("baseline", "cd_finetune", "cd_memory")
 RESULTS = "results.json"
 METRICS = "metrics.jsonl"
 INFERENCE = "inference"
+MEMORY = "memory"
+ENTRIES = "entries.jsonl"
 # What is said of a source or a target, and under the groups also of its parts.
 _FIGURES = ("accuracy", "pairwise_accuracy", "n", "unpaired", "mean_task_accuracy", "tasks_at_95")
 _GROUPS = ("by_domain", "by_scenario", "by_task")
