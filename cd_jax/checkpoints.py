@@ -134,7 +134,7 @@ class Checkpoints:
                 )
 
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict, Progress]:
-        """State, what `recall` gave, and progress; the state on the devices that `abstract_state` names."""
+        """State, what was kept of the memory, and progress; the state on the devices that `abstract_state` names."""
         items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
         if (self._directory / str(step) / "memory").exists():
             items["memory"] = ocp.args.StandardRestore()

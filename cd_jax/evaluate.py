@@ -14,13 +14,13 @@ import jax
 from cd_jax import run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError
-from cd_jax.memory import episodic
-from cd_jax.process import Attempt, SelfLearningProcess, tokenised
+from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.report import results
 from cd_jax.tasks import metrics
 from cd_jax.tasks.com2sense import submission
 from cd_jax.tasks.com2sense.reader import UNLABELLED
-from cd_jax.types import Example
+from cd_jax.types import Attempt, Example
 
 _PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann")
 
@@ -44,9 +44,9 @@ class TrainedRun:
 
     def _read_process(self) -> None:
         vocabulary = run.use_vocabulary(self.directory / "vocabulary.model")
-        remembers = run.agent_named(self.agent).remembers
-        entries = episodic.load_entries(self.directory / "memory") if remembers else []
-        self.process: SelfLearningProcess = run.make_process(self.agent, vocabulary, entries)
+        self.process: SelfLearningProcess = run.make_process(
+            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", mesh=mesh)
+        )
         solver = self.process.solver
         self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
         self.params = self._checkpoints.restore_params(self.best_step, solver.abstract_state().params)
@@ -173,7 +173,8 @@ def infer(model_dir: str, task: str | None = None, split: str = "test", per_task
         return
     attempt = trained.attempt_prompt(prompt)
     for found in attempt.retrieved:
-        print(f"retrieved ({found['query']}, distance {found['distance']}): {found['update']}")
+        by = f"{found['query']}, distance {found['distance']}, attention {found['attention']}"
+        print(f"retrieved ({by}): {found['update']}")
     print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from cd_jax.solver.solver import Batch
+from cd_jax.step import Split
 from cd_jax.tasks.feature_converter import PassagesFeatureConverter
 from cd_jax.types import Example
+
+_NOTHING = tf.ragged.constant([[0]], tf.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +39,26 @@ class TokenisedExamples:
         return [example.family for example in self.examples]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenisedUpdates:
+    """What explains the examples of a split.
+
+    Attributes:
+      texts: all updates.
+      tokens: of them, ragged int32 `[updates, (length)]`.
+      choices: for each example, the indices of its updates.
+    """
+
+    texts: list[str]
+    tokens: tf.RaggedTensor
+    choices: list[np.ndarray]
+
+
+def no_updates(examples: int) -> TokenisedUpdates:
+    """Of a split that nothing explains."""
+    return TokenisedUpdates([], _NOTHING, [np.zeros(0, np.int64)] * examples)
+
+
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """What an epoch, or an evaluation, shows the solver, in order.
@@ -43,12 +66,10 @@ class Draw:
     Attributes:
       examples: int32 `[rows]`, indices of examples.
       updates: int32 `[rows]`, indices of updates; -1 for none.
-      memory: int32 `[rows, passages]`, indices of memory entries.
     """
 
     examples: np.ndarray
     updates: np.ndarray
-    memory: np.ndarray
 
 
 def longest(tokens: tf.RaggedTensor) -> int:
@@ -61,14 +82,19 @@ class Feed:
 
     It is traced once and reads what is drawn from variables: where the source has a hundred examples, an epoch is a few
     steps, and tracing anew for each would take longer than they do.
+
+    Attributes:
+      asked: the examples.
+      updates: what explains them.
+      split: what a step looks up of them where there is a memory.
+      lengths: of the task features, tokens.
     """
 
     def __init__(
         self,
         asked: TokenisedExamples,
-        update_tokens: tf.RaggedTensor,
-        memory_tokens: tf.RaggedTensor,
-        passages: int,
+        updates: TokenisedUpdates,
+        split: Split | None,
         converter: PassagesFeatureConverter,
         lengths: dict[str, int],
         batch_size: int,
@@ -77,32 +103,35 @@ class Feed:
 
         Args:
           asked: the examples.
-          update_tokens: ragged `[updates, (length)]`.
-          memory_tokens: ragged `[entries, (length)]`.
-          passages: retrieved updates of an example.
+          updates: of them; `no_updates` where there is nothing to learn from.
+          split: see `Feed`.
           converter: makes the model features.
           lengths: task feature lengths of the converter.
           batch_size: of all hosts together.
         """
-        self.asked, self._batch_size = asked, batch_size
-        self._examples = _variable([None])
-        self._updates = _variable([None])
-        self._memory = _variable([None, passages])
+        self.asked, self.updates, self.split = asked, updates, split
+        self.lengths, self._batch_size = lengths, batch_size
+        self._drawn = [tf.Variable(np.zeros(0, np.int32), shape=[None], trainable=False) for _ in range(2)]
 
-        def gather(row):
-            row %= tf.size(self._examples, tf.int64)  # Prefetching runs past the end of the draw.
-            example, update = tf.gather(self._examples, row), tf.gather(self._updates, row)
-            memory = tf.gather(memory_tokens, tf.gather(self._memory, row)).to_tensor()
+        def drawn(row):
+            row %= tf.size(self._drawn[0], tf.int64)  # Prefetching runs past the end of the draw.
+            return dict(zip(("example", "update"), (tf.gather(drawn, row) for drawn in self._drawn), strict=True))
+
+        def task_features(row):
+            example, update = row["example"], row["update"]
             return {
                 "inputs": asked.inputs[example],
                 "targets": asked.targets[example],
-                "update": tf.cond(update < 0, lambda: tf.zeros([0], tf.int32), lambda: update_tokens[update]),
-                "memory": tf.ensure_shape(memory, [passages, None]),
+                "update": tf.cond(update < 0, lambda: tf.zeros([0], tf.int32), lambda: updates.tokens[update]),
+                # What memory holds is looked up where the keys are, within the step.
+                "memory": tf.zeros([0, 0], tf.int32),
             }
 
-        rows = tf.data.Dataset.counter(dtype=tf.int64)
-        features = converter(rows.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True), lengths)
-        self._features = features.batch(batch_size // jax.process_count()).prefetch(tf.data.AUTOTUNE)
+        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+        rows = tf.data.Dataset.counter(dtype=tf.int64).map(drawn, **parallel)
+        features = tf.data.Dataset.zip(rows, converter(rows.map(task_features, **parallel), lengths))
+        batches = features.map(lambda row, features: row | features).batch(batch_size // jax.process_count())
+        self._features = batches.prefetch(tf.data.AUTOTUNE)
 
     def batches(self, draw: Draw, skip: int = 0) -> Iterator[Batch]:
         """The model features of a draw, this host's rows of each batch. One draw at a time.
@@ -110,18 +139,15 @@ class Feed:
         Args:
           draw: rows, a multiple of the batch size.
           skip: batches left out at the start.
+
+        Yields:
+          The features of `PassagesFeatureConverter`; and `example` and `update`, int32 `[batch]`, of the draw.
         """
         mine = host_rows(len(draw.examples), self._batch_size, skip)
-        self._examples.assign(draw.examples[mine])
-        self._updates.assign(draw.updates[mine])
-        self._memory.assign(draw.memory[mine])
+        for variable, rows in zip(self._drawn, (draw.examples, draw.updates), strict=True):
+            variable.assign(rows[mine])
         count = len(draw.examples) // self._batch_size - skip
         return itertools.islice(self._features.as_numpy_iterator(), count)
-
-
-def _variable(shape: list[int | None]) -> tf.Variable:
-    start = np.zeros([0 if size is None else size for size in shape], np.int32)
-    return tf.Variable(start, shape=shape, trainable=False)
 
 
 def host_rows(rows: int, batch_size: int, skip: int) -> np.ndarray:

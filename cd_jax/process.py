@@ -4,23 +4,27 @@ The policies do not know one another; what passes between them passes through he
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import gin
+import jax
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
-from cd_jax.feed import Draw, Feed, TokenisedExamples, longest
-from cd_jax.memory.episodic import EpisodicMemory, Retrieved
+from cd_jax.feed import Draw, Feed, TokenisedExamples, TokenisedUpdates, longest, no_updates
+from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.recollection import Recollection, Seen
 from cd_jax.solver.decoding import Decoding
-from cd_jax.solver.solver import Solver
+from cd_jax.solver.solver import Batch, Solver, TrainState
+from cd_jax.step import Contrast
 from cd_jax.tasks.feature_converter import PassagesFeatureConverter
-from cd_jax.types import Example, Update
+from cd_jax.types import Attempt, Example, Update
 from cd_jax.verifier import answers
 
 
@@ -42,46 +46,6 @@ AGENTS = {
     "cd_finetune": Agent(explains=True, remembers=False),
     "cd_memory": Agent(explains=True, remembers=True),
 }
-
-
-_NO_UPDATES = tf.ragged.constant([[0]], tf.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """The solver's attempt at an example, and what the verifier says of it.
-
-    Attributes:
-      example: what was asked.
-      generation: all that the solver wrote.
-      prediction: the answer in it.
-      correct: it equals the expected one, after normalisation.
-      score: of the graded verifier, 0..1.
-      retrieved: what stood in the input from memory: `{query, update, example_id, distance}` for each passage.
-    """
-
-    example: Example
-    generation: str
-    prediction: str
-    correct: bool
-    score: float
-    retrieved: list[dict]
-
-    def record(self) -> dict:
-        """A line of `inference/<task>-<step>.jsonl`."""
-        example = self.example
-        return {
-            "example_id": example.example_id,
-            "task": example.task,
-            "prompt": example.prompt,
-            "answer": example.answer,
-            "generation": self.generation,
-            "prediction": self.prediction,
-            "correct": self.correct if example.answer else None,
-            "score": round(self.score, 4) if example.answer else None,
-            "retrieved": self.retrieved,
-            "pair_id": example.pair_id,
-        }
 
 
 def tokenised(name: str, split: str, per_task: int | None = None) -> TokenisedExamples:
@@ -110,6 +74,10 @@ def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
+# What a checkpoint records of the memory's settings.
+_OF_MEMORY = ("capacity", "num_queries", "num_axes", "train_retrieval", "leave_out_own")
+
+
 @gin.configurable
 class SelfLearningProcess:
     """Joins the five policies for one agent."""
@@ -125,6 +93,8 @@ class SelfLearningProcess:
         eval_batch_size: int = 100,
         verifier: Callable[[], answers.Verifier] = answers.ChrF,
         decoding: Callable[[], Decoding] = Decoding,
+        contrast: Callable[[], Contrast] = Contrast,
+        cache_passages: bool = False,
     ):
         """Joins them.
 
@@ -132,37 +102,46 @@ class SelfLearningProcess:
           agent: of `AGENTS`.
           vocabulary: of the tasks.
           solver: the network on its mesh.
-          memory: for agents that remember.
+          memory: for agents that remember; filled.
           sequence_length: tokens of a passage (`inputs`) and of the generation (`targets`), at most.
           answer_weight: of the answer's tokens in the loss.
           eval_batch_size: examples decoded at once; a multiple of the mesh's `data` axis.
           verifier: makes the graded verifier; an answer is correct by exact match.
           decoding: makes the way in which attempts are decoded; greedy, unless `Decoding` is bound otherwise.
+          contrast: makes the contrastive term; agents without memory have none.
+          cache_passages: what is retrieved is encoded alone, once for all until keys are encoded anew, and read beside
+            the prompt; otherwise it is encoded with the prompt, for every example.
 
         Raises:
-          RequestError: a batch that the mesh does not divide.
+          RequestError: a batch that the mesh does not divide, or a contrastive term without updates to contrast.
         """
         self.agent = agent
         self.solver = solver
-        self.memory = memory
         self._vocabulary = vocabulary
-        self._lengths, self._answer_weight = sequence_length, answer_weight
+        self._lengths = sequence_length
         self._eval_batch_size = self.check_batch_size("eval_batch_size", eval_batch_size)
-        self._passages = memory.num_queries if memory else 0
-        self._converter = PassagesFeatureConverter(vocabulary, self._passages, answer_weight)
+        self._converter = PassagesFeatureConverter(vocabulary, 0, answer_weight)
         self._exact, self._graded = answers.ExactMatch(), verifier()
         self._decoding = decoding()
-        texts = [entry.update for entry in memory.entries] if memory else [""]
-        self._memory_tokens = vocabulary.encode_tf(tf.constant(texts))
+        term = contrast()
+        self._contrast = term if memory and term.weight else None
+        self._recollection = (
+            Recollection(memory, vocabulary, solver, sequence_length, eval_batch_size, cache_passages, self._contrast)
+            if memory
+            else None
+        )
+        self._practice: Feed | None = None
+        self._settings = {
+            "sequence_length": sequence_length,
+            "answer_weight": answer_weight,
+            "memory": {name: getattr(memory, name) for name in _OF_MEMORY} if memory else None,
+            "cache_passages": cache_passages,
+            "contrast": dataclasses.asdict(term) if self._contrast else None,
+        }
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint records of the process: with other values it would not go on as it began."""
-        return {
-            "sequence_length": self._lengths,
-            "answer_weight": self._answer_weight,
-            "num_queries": self._passages,
-            "num_axes": self.memory.num_axes if self.memory else 0,
-        }
+        return self._settings
 
     def check_batch_size(self, name: str, batch_size: int) -> int:
         """The batch size, where the shards of the mesh divide it.
@@ -178,100 +157,36 @@ class SelfLearningProcess:
             )
         return batch_size
 
-    def _fitted(self, asked: TokenisedExamples, update_tokens: tf.RaggedTensor) -> dict[str, int]:
-        """`sequence_length`, or less where nothing of this task is so long: padding costs as much as words do."""
-        needed = {"inputs": longest(asked.inputs), "targets": longest(asked.targets) + longest(update_tokens)}
-        if self.memory:
-            said = longest(self._memory_tokens)
-            ordinal = len(self._vocabulary.encode(f"{self._passages}:"))
-            # The converter gives what memory says at most half of a passage: a short question must not cut it.
-            needed["inputs"] = max(ordinal + said + needed["inputs"], 2 * said)
-        inputs, targets = (min(self._lengths[k], -(-needed[k] // 8) * 8) for k in ("inputs", "targets"))
-        return {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
+    # The input
 
-    # Memory
-
-    def _embed(self, params, inputs: tf.RaggedTensor) -> np.ndarray:
-        length = min(self._lengths["inputs"], -(-longest(inputs) // 8) * 8)
-        contexts = inputs[:, -length:].to_tensor(shape=(None, length)).numpy()
-        return self.solver.embed(params, contexts, self._eval_batch_size)
-
-    def remember(self, params) -> None:
-        """Writes the memory's keys with the current parameters."""
-        if self.memory:
-            contexts = {entry.example_id: entry.prompt for entry in self.memory.entries}
-            prompts = self._vocabulary.encode_tf(tf.constant(list(contexts.values())))
-            inputs = tf.concat([prompts, tf.fill([len(contexts), 1], self._vocabulary.eos_id)], 1)
-            self._write_keys(self.memory, list(contexts), self._embed(params, inputs))
-
-    @staticmethod
-    def _write_keys(memory: EpisodicMemory, example_ids: list[str], embeddings: np.ndarray) -> None:
-        """Keys from the embeddings of the entries' examples; entries of one example share theirs."""
-        row = {example_id: i for i, example_id in enumerate(example_ids)}
-        memory.write(embeddings[[row[entry.example_id] for entry in memory.entries]])
-
-    # Training
-
-    def recall(self, params, source: TokenisedExamples, epoch: int, seed: int) -> dict[str, np.ndarray]:
-        """Re-encodes the memory with the current parameters, then retrieves for every source example.
-
-        Returns:
-          `keys` `[entries, embed]` and `retrieved` `[examples, passages]`, which a checkpoint keeps for what is left of
-          the epoch; nothing for agents without memory.
-        """
-        if not self.memory:
-            return {}
-        # The entries' contexts are among the source's: each is encoded once, as key and as query.
-        example_ids, embeddings = source.ids(), self._embed(params, source.inputs)
-        self._write_keys(self.memory, example_ids, embeddings)
-        found = self.memory.retrieve(embeddings, source.families(), np.random.default_rng((seed, epoch, 2)))
-        return {"keys": self.memory.keys, "retrieved": found.entries}
-
-    def draw(
-        self, proposal: DeterministicIterator, choices: list[np.ndarray], recalled: dict[str, np.ndarray], epoch: int
-    ) -> Draw:
-        """What an epoch shows.
-
-        Args:
-          proposal: orders the examples.
-          choices: for each example, the indices of its updates.
-          recalled: of `recall`.
-          epoch: its number; the update of an example is drawn afresh, uniformly, in each.
-        """
-        order = proposal.propose(epoch).reshape(-1)
-        drawn = np.random.default_rng((proposal.seed, epoch, 1)).random(len(order))
-        counts = np.array([len(c) for c in choices])[order]
-        first = np.array([c[0] if len(c) else -1 for c in choices])[order]
-        updates = np.where(counts > 0, first + (drawn * counts).astype(np.int64), -1)
-        memory = recalled["retrieved"][order] if recalled else np.zeros((len(order), 0), np.int32)
-        return Draw(order.astype(np.int32), updates.astype(np.int32), memory)
-
-    def feed(self, asked: TokenisedExamples, batch_size: int, update_tokens: tf.RaggedTensor | None = None) -> Feed:
+    def feed(self, asked: TokenisedExamples, batch_size: int, updates: TokenisedUpdates | None = None) -> Feed:
         """The input pipeline of a split.
 
         Args:
           asked: the examples.
           batch_size: of all hosts together.
-          update_tokens: of `tokenised_updates`; None where there is nothing to learn from.
+          updates: of `tokenised_updates`; None where there is nothing to learn from.
         """
-        tokens = _NO_UPDATES if update_tokens is None else update_tokens
-        lengths = self._fitted(asked, tokens)
-        return Feed(asked, tokens, self._memory_tokens, self._passages, self._converter, lengths, batch_size)
+        updates = updates or no_updates(len(asked.examples))
+        # Less than `sequence_length` where nothing of this task is so long: padding costs as much as words do.
+        needed = {"inputs": longest(asked.inputs), "targets": longest(asked.targets) + longest(updates.tokens)}
+        inputs, targets = (min(self._lengths[k], -(-needed[k] // 8) * 8) for k in ("inputs", "targets"))
+        lengths = {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
+        split = self._recollection.split(asked, updates) if self._recollection else None
+        return Feed(asked, updates, split, self._converter, lengths, batch_size)
 
     def eval_feed(self, asked: TokenisedExamples) -> Feed:
         """The input pipeline for `attempt`."""
         return self.feed(asked, self._eval_batch_size)
 
-    def tokenised_updates(
-        self, source: TokenisedExamples, updates: dict[str, list[Update]]
-    ) -> tuple[tf.RaggedTensor, list[np.ndarray]]:
-        """Tokens of all updates of the source `[updates, (length)]`, and for each example the indices of its own.
+    def tokenised_updates(self, source: TokenisedExamples, updates: dict[str, list[Update]]) -> TokenisedUpdates:
+        """All updates of the source.
 
         Raises:
           RequestError: an example has none.
         """
         if not self.agent.explains:
-            return _NO_UPDATES, [np.zeros(0, np.int64)] * len(source.examples)
+            return no_updates(len(source.examples))
         texts: list[str] = []
         choices = []
         for example in source.examples:
@@ -280,14 +195,90 @@ class SelfLearningProcess:
                 raise RequestError(f"no update explains {example.example_id}; run `cd_jax distill` on this source")
             choices.append(np.arange(len(texts), len(texts) + len(own)))
             texts += [update.update for update in own]
-        return self._vocabulary.encode_tf(tf.constant(texts)), choices
+        return TokenisedUpdates(texts, self._vocabulary.encode_tf(tf.constant(texts)), choices)
 
-    # Evaluation
+    def draw(self, proposal: DeterministicIterator, choices: list[np.ndarray], epoch: int) -> Draw:
+        """What an epoch shows.
+
+        Args:
+          proposal: orders the examples.
+          choices: for each example, the indices of its updates.
+          epoch: its number; the update of an example is drawn afresh, uniformly, in each.
+        """
+        order = proposal.propose(epoch).reshape(-1)
+        drawn = np.random.default_rng((proposal.seed, epoch, 1)).random(len(order))
+        counts = np.array([len(c) for c in choices])[order]
+        first = np.array([c[0] if len(c) else -1 for c in choices])[order]
+        updates = np.where(counts > 0, first + (drawn * counts).astype(np.int64), -1)
+        return Draw(order.astype(np.int32), updates.astype(np.int32))
 
     def as_prompt(self, example: Example) -> TokenisedExamples:
         """One example that no task holds."""
         inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id]]
         return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
+
+    # Memory
+
+    def remember(self, params) -> None:
+        """Encodes the memory's keys with these parameters."""
+        if self._recollection:
+            self._recollection.refresh(params)
+
+    def save_memory(self, directory: pathlib.Path) -> None:
+        """Writes `memory/` with the keys of the last `remember`, where there is a memory."""
+        if self._recollection:
+            self._recollection.memory.save(directory / "memory")
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps of the memory; nothing for agents without."""
+        return self._recollection.state() if self._recollection else {}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from `state`."""
+        if self._recollection:
+            self._recollection.set_state(state)
+
+    # Training
+
+    def study(self, source: TokenisedExamples, batch_size: int, updates: dict[str, list[Update]]) -> Feed:
+        """The input pipeline of the source, from which the solver, and what the memory has of it, learns.
+
+        Raises:
+          RequestError: an example has no update, or the mesh does not divide the batch.
+        """
+        self.check_batch_size("batch_size", batch_size)
+        if self._recollection:
+            self._recollection.study(source)
+        explained = self.tokenised_updates(source, updates)
+        if self._contrast and self._contrast.attempts:
+            self._practice = self.feed(source, self._eval_batch_size, explained)
+        return self.feed(source, batch_size, explained)
+
+    def prepare(self, params, epoch: int, seed: int) -> None:
+        """Before an epoch: keys with the current parameters; with a contrastive term, attempts at source examples."""
+        self.remember(params)
+        feed = self._practice
+        if not feed or not self._recollection or not self._contrast:
+            return
+        random = np.random.default_rng((seed, epoch, 3))
+        rows = random.permutation(len(feed.asked.examples))[: self._contrast.attempts].astype(np.int32)
+        attempts, seen = self._attempt(params, feed, rows, Decoding(temperature=1.0), int(random.integers(2**31)))
+        self._recollection.learn(feed, rows, seen, attempts)
+
+    def train_step(self, state: TrainState, batch: Batch, feed: Feed, seed: int) -> tuple[TrainState, dict[str, Any]]:
+        """One update of the solver on a batch of a feed of `study`; see `Solver.train_step`.
+
+        Returns:
+          The state after it; `loss`, `grad_norm` and, where there is one, `contrastive_loss`, weighted as it is added.
+        """
+        if not self._recollection:
+            return self.solver.train_step(state, batch, seed)
+        state, metrics = self.solver.train_step(state, batch, seed, *self._recollection.reading(feed, training=True))
+        self._recollection.count_use(metrics.pop("seen"))
+        contrastive = metrics.pop("added")
+        return state, metrics | ({"contrastive_loss": contrastive} if self._contrast else {})
+
+    # Evaluation
 
     def attempt(self, params, feed: Feed) -> list[Attempt]:
         """Decodes every example and verifies the answers. `remember` comes first, for agents that do.
@@ -296,43 +287,38 @@ class SelfLearningProcess:
           params: of the solver.
           feed: of `eval_feed`.
         """
-        asked = feed.asked
-        found = self.memory.retrieve(self._embed(params, asked.inputs), asked.families()) if self.memory else None
-        rows, batch_size = len(asked.examples), self._eval_batch_size
-        filled = np.resize(np.arange(rows, dtype=np.int32), -(-rows // batch_size) * batch_size)
-        memory = found.entries[filled] if found else np.zeros((len(filled), 0), np.int32)
-        draw = Draw(filled, np.full(len(filled), -1, np.int32), memory)
-        generated = []
-        for batch in feed.batches(draw):
-            generated += self._write_out(params, batch["encoder_input_tokens"])
-        retrieved = _describe(self.memory, found) if self.memory and found else [[] for _ in range(rows)]
-        return self._verify(asked.examples, generated[:rows], retrieved)
+        rows = np.arange(len(feed.asked.examples), dtype=np.int32)
+        return self._attempt(params, feed, rows, self._decoding, 0)[0]
 
-    def _write_out(self, params, passages: np.ndarray) -> list[str]:
-        tokens = self.solver.generate(params, passages, self._lengths["targets"], self._decoding)
-        return [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
+    def _attempt(self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int) -> tuple[list[Attempt], Seen]:
+        """Attempts at some examples, and what the reader saw of each."""
+        filled = np.resize(rows, -(-len(rows) // self._eval_batch_size) * self._eval_batch_size)
+        batches = feed.batches(Draw(filled, np.full(len(filled), -1, np.int32)))
+        parts = [self._write_out(params, feed, batch, method, seed + i) for i, batch in enumerate(batches)]
+        texts = [text for written, _ in parts for text in written][: len(rows)]
+        seen = {name: np.concatenate([part[name] for _, part in parts])[: len(rows)] for name in parts[0][1]}
+        return self._verify([feed.asked.examples[row] for row in rows], texts, seen), seen
 
-    def _verify(self, asked: list[Example], generations: list[str], retrieved: list[list[dict]]) -> list[Attempt]:
+    def _write_out(self, params, feed: Feed, batch: Batch, method: Decoding, seed: int) -> tuple[list[str], Seen]:
+        """The generations of a batch, and what was seen: the reader's, and `attention`."""
+        passages, cached = batch["encoder_input_tokens"], None
+        seen: Seen = {}
+        if self._recollection:
+            read, seen = self.solver.read(params, batch, *self._recollection.reading(feed, training=False))
+            passages, cached = read["encoder_input_tokens"], read.get("cached")
+        tokens = self.solver.generate(params, passages, self._lengths["targets"], method, seed, cached)
+        if self._recollection:
+            groups = seen["rows"].shape[1] if cached else 0
+            seen["attention"] = self.solver.attended(params, passages, tokens, cached, groups)
+        texts = [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
+        return texts, jax.device_get(seen)
+
+    def _verify(self, asked: list[Example], generations: list[str], seen: Seen) -> list[Attempt]:
         predictions = [answers.parse_answer(generation) for generation in generations]
         expected = [example.answer for example in asked]
         exact, graded = self._exact(predictions, expected), self._graded(predictions, expected)
+        told = self._recollection.told(seen) if self._recollection else [([], None)] * len(asked)
         return [
-            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], retrieved[i])
+            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], *told[i])
             for i, example in enumerate(asked)
         ]
-
-
-def _describe(memory: EpisodicMemory, found: Retrieved) -> list[list[dict]]:
-    """What stood in the input of each row, for `Attempt.retrieved`."""
-    return [
-        [
-            {
-                "query": f"axis {query}" if query else "key",
-                "update": memory.entries[entry].update,
-                "example_id": memory.entries[entry].example_id,
-                "distance": round(float(distance), 4),
-            }
-            for entry, query, distance in zip(*row, strict=True)
-        ]
-        for row in zip(found.entries, found.queries, found.distances, strict=True)
-    ]

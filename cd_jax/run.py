@@ -1,19 +1,21 @@
 """What the verbs need of a run: its files, its vocabulary, and a process made from its gin configuration."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import gin
 import seqio
+from jax.sharding import Mesh
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
-from cd_jax.memory import episodic
+from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import AGENTS, Agent, SelfLearningProcess
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.types import Example, Update
+from cd_jax.types import Update
 from cd_jax.update import store
 
 
@@ -65,14 +67,6 @@ def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.
     return path, store.read_grouped(directory / "updates.jsonl") if agent_named(agent).explains else {}
 
 
-@gin.configurable
-def fill_memory(
-    agent: str, examples: list[Example], updates: dict[str, list[Update]], seed: int, capacity: int = 1000
-) -> list[episodic.Entry]:
-    """The entries of an agent's memory, at most `capacity`; none for agents that do not remember."""
-    return episodic.choose_entries(examples, updates, capacity, seed) if agent_named(agent).remembers else []
-
-
 def make_solver(vocab_size: int) -> Solver:
     """The solver as gin configures it.
 
@@ -86,10 +80,24 @@ def make_solver(vocab_size: int) -> Solver:
         raise RequestError(f"the bindings of the solver do not go together: {str(error).splitlines()[0]}") from error
 
 
-def make_process(agent: str, vocabulary: seqio.Vocabulary, entries: list[episodic.Entry]) -> SelfLearningProcess:
-    """The process as gin configures it. Raises RequestError as `make_solver` does."""
+def make_process(
+    agent: str, vocabulary: seqio.Vocabulary, remembered: Callable[[Mesh], EpisodicMemory]
+) -> SelfLearningProcess:
+    """The process as gin configures it.
+
+    Args:
+      agent: of `process.AGENTS`.
+      vocabulary: of the tasks.
+      remembered: makes the memory, filled, for the solver's mesh; called where the agent has one.
+
+    Raises:
+      RequestError: as `make_solver` does, or the memory is too small.
+    """
     solver = make_solver(vocabularies.padded_size(vocabulary))
-    memory = episodic.EpisodicMemory(entries) if agent_named(agent).remembers else None
+    memory = None
+    if agent_named(agent).remembers:
+        memory = remembered(solver.mesh)
+        memory.check_enough()
     return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)  # type: ignore[call-arg]
 
 

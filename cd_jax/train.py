@@ -14,10 +14,12 @@ import numpy as np
 from cd_jax import metrics, run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError, RunError
+from cd_jax.memory.episodic import EpisodicMemory, choose_entries
 from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.progress import ProgressLine
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import TrainState
+from cd_jax.types import Update
 
 
 @gin.configurable
@@ -99,11 +101,9 @@ class Trainer:
         vocabulary = run.use_vocabulary(vocabulary_path)
         self._source = tokenised(source, "train")
         self._process: SelfLearningProcess = run.make_process(
-            agent, vocabulary, run.fill_memory(agent, self._source.examples, updates, seed)
+            agent, vocabulary, lambda mesh: self._remembered(mesh, updates)
         )
-        self._process.check_batch_size("batch_size", batch_size)
-        update_tokens, self._choices = self._process.tokenised_updates(self._source, updates)
-        self._feed = self._process.feed(self._source, batch_size, update_tokens)
+        self._feed = self._process.study(self._source, batch_size, updates)
         self._validation = self._process.eval_feed(tokenised(source, "validation", eval_per_task))
         self._proposal = DeterministicIterator(len(self._source.examples), batch_size, seed)
         self._identity = {
@@ -125,6 +125,11 @@ class Trainer:
         self._initial = None
         if initial_checkpoint and self._checkpoints.latest_step() is None:
             self._initial = self._read_initial(pathlib.Path(initial_checkpoint))
+
+    def _remembered(self, mesh: jax.sharding.Mesh, updates: dict[str, list[Update]]) -> EpisodicMemory:
+        memory = EpisodicMemory(mesh=mesh)
+        memory.add(choose_entries(self._source.examples, updates, memory.capacity, self._seed))
+        return memory
 
     def _read_initial(self, folder: pathlib.Path):
         """The parameters to start from, on the mesh.
@@ -149,13 +154,17 @@ class Trainer:
 
     # Set-up: fresh or where the last checkpoint left off
 
-    def _start(self) -> tuple[TrainState, dict[str, np.ndarray], Progress]:
+    def _start(self) -> tuple[TrainState, Progress]:
         solver, step = self._process.solver, self._checkpoints.latest_step()
         if step is None:
             state = solver.init(self._seed) if self._initial is None else solver.start_from(self._initial)
-            return state, {}, Progress(self._identity)
+            return state, Progress(self._identity)
         print(f"[{self._name}] resumes from step {step} in {self._dir}", flush=True)
-        return self._checkpoints.restore(step, solver.abstract_state())
+        state, remembered, progress = self._checkpoints.restore(step, solver.abstract_state())
+        self._process.set_state(remembered)
+        # Keys are those of the last evaluation, which came just before the checkpoint.
+        self._process.remember(state.params)
+        return state, progress
 
     def _write_set_up(self) -> None:
         self._dir.mkdir(parents=True, exist_ok=True)
@@ -175,7 +184,7 @@ class Trainer:
             self._checkpoints.close()
 
     def _run(self, eval_period: int, log_period: int) -> None:
-        state, recalled, progress = self._start()
+        state, progress = self._start()
         step = int(state.step)
         if progress.stopped_by and self._budget.verdict(step, progress):
             print(f"[{self._name}] is done: {step} steps, stopped by {progress.stopped_by}", flush=True)
@@ -183,34 +192,35 @@ class Trainer:
             self._write_set_up()
             progress.stopped_by = ""
             reporter = _Reporter(self._dir, self._name, self._budget, step, progress.train_seconds)
-            self._loop(state, recalled, progress, reporter, eval_period, log_period)
+            self._loop(state, progress, reporter, eval_period, log_period)
             reporter.writer.close()
 
-    def _loop(self, state, recalled, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> None:
+    def _loop(self, state, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> None:
         """Epochs of steps; every `eval_period` steps an evaluation and a checkpoint."""
         step, per_epoch, losses = int(state.step), self._proposal.steps_per_epoch, []
         while not progress.stopped_by:
             epoch, skip = divmod(step, per_epoch)
             if skip == 0:
-                recalled = self._process.recall(state.params, self._source, epoch, self._seed)
-            draw = self._process.draw(self._proposal, self._choices, recalled, epoch)
+                self._process.prepare(state.params, epoch, self._seed)
+            draw = self._process.draw(self._proposal, self._feed.updates.choices, epoch)
             for batch in self._feed.batches(draw, skip):
-                state, step_metrics = self._process.solver.train_step(state, batch, self._seed)
+                state, step_metrics = self._process.train_step(state, batch, self._feed, self._seed)
                 losses.append(step_metrics["loss"])
                 step += 1
                 last = step == self._budget.steps
                 if step % log_period == 0 or last:
-                    self._log(step, losses, step_metrics["grad_norm"], reporter)
+                    self._log(step, losses, step_metrics, reporter)
                     losses = []
                 if step % eval_period == 0 or last:
                     with reporter.line.paused():
                         self._evaluate(step, state, progress, reporter)
-                        self._checkpoints.save(step, state, recalled, progress)
+                        self._checkpoints.save(step, state, self._process.state(), progress)
                 if progress.stopped_by:
                     break
 
-    def _log(self, step: int, losses: list[jax.Array], grad_norm: jax.Array, reporter: "_Reporter") -> None:
-        loss, norm = float(np.mean([np.asarray(loss) for loss in losses])), float(grad_norm)
+    def _log(self, step: int, losses: list[jax.Array], last: dict[str, jax.Array], reporter: "_Reporter") -> None:
+        scalars = {name: float(value) for name, value in last.items()}
+        loss, norm = float(np.mean([np.asarray(loss) for loss in losses])), scalars["grad_norm"]
         # The norm too: a gradient that is not a number has spoilt the parameters, but not yet the loss.
         if not np.isfinite([loss, norm]).all():
             raise RunError(
@@ -221,9 +231,8 @@ class Trainer:
         left = self._budget.seconds - reporter.seconds() if self._budget.seconds else None
         rate = reporter.line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
         learning_rate = float(self._process.solver.learning_rate(step))
-        reporter.writer.write_scalars(
-            step, {"loss": loss, "grad_norm": norm, "learning_rate": learning_rate, "examples_per_second": rate}
-        )
+        scalars |= {"loss": loss, "learning_rate": learning_rate, "examples_per_second": rate}
+        reporter.writer.write_scalars(step, scalars)
 
     def _evaluate(self, step: int, state: TrainState, progress: Progress, reporter: "_Reporter") -> None:
         """Decodes the validation split, with keys of the current parameters, and decides whether to go on."""
@@ -234,9 +243,9 @@ class Trainer:
         reporter.writer.write_scalars(step, {"validation_error": error, "validation_score": score})
         print(f"[{self._name}] step {step} validation accuracy {1 - error:.3f} (n={len(attempts)})", flush=True)
         progress.validation.append([step, error])
-        if self._process.memory and progress.best()[0] == step:
+        if progress.best()[0] == step:
             # The keys under the best parameters so far, which are those that `cd_jax eval` will use.
-            self._process.memory.save(self._dir / "memory")
+            self._process.save_memory(self._dir)
         progress.train_seconds = reporter.seconds()
         progress.stopped_by = self._budget.verdict(step, progress)
 

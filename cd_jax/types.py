@@ -1,6 +1,7 @@
 """The types that pass between the five policies. Nothing here imports anything of ours."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +70,44 @@ class Update:
     sample: int
     seed: int
     score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """The solver's attempt at an example, and what the verifier says of it.
+
+    Attributes:
+      example: what was asked.
+      generation: all that the solver wrote.
+      prediction: the answer in it.
+      correct: it equals the expected one, after normalisation.
+      score: of the graded verifier, 0..1.
+      retrieved: what the memory gave: `{query, update, example_id, distance, attention}` for each query; `attention` is
+        the share of the decoder's attention to the input that went to it.
+      prompt_attention: what went to the prompt where it stands beside what the memory gave; None where it stands in
+        every passage.
+    """
+
+    example: Example
+    generation: str
+    prediction: str
+    correct: bool
+    score: float
+    retrieved: list[dict[str, Any]]
+    prompt_attention: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """A line of `inference/<task>-<step>.jsonl`."""
+        example = self.example
+        return {
+            "example_id": example.example_id,
+            "task": example.task,
+            "prompt": example.prompt,
+            "answer": example.answer,
+            "generation": self.generation,
+            "prediction": self.prediction,
+            "correct": self.correct if example.answer else None,
+            "score": round(self.score, 4) if example.answer else None,
+            "retrieved": self.retrieved,
+            "pair_id": example.pair_id,
+        } | ({} if self.prompt_attention is None else {"prompt_attention": self.prompt_attention})

@@ -115,7 +115,7 @@ BOUND = {"AGENT": "'cd_memory'", "SOURCE": "'babi_qa1'"}
         (BOUND | {"BATCH_SIZE": "12"}, ["batch_size=12", "8"]),
         (BOUND | {"SelfLearningProcess__eval_batch_size": "12"}, ["eval_batch_size=12", "8"]),
         (BOUND | {"train__distilled": "'/nowhere'"}, ["/nowhere/vocabulary.model", "cd_jax distill"]),
-        (BOUND | {"fill_memory__capacity": "2"}, ["num_queries=2", "2 updates"]),
+        (BOUND | {"EpisodicMemory__capacity": "2"}, ["num_queries=2", "2 updates"]),
     ],
 )  # fmt: skip
 def test_wrong_bindings_change_nothing(bindings, words, distilled, tmp_path, capfd):

@@ -6,10 +6,9 @@ import pytest
 
 from cd_jax import evaluate
 from cd_jax.errors import RequestError
-from cd_jax.process import Attempt
 from cd_jax.report import results
 from cd_jax.tasks.com2sense import reader, submission
-from cd_jax.types import Example
+from cd_jax.types import Attempt, Example
 from originals import COM2SENSE_DIR, needs_com2sense
 
 

@@ -26,15 +26,15 @@ def metrics_of(model_dir: pathlib.Path) -> list[dict]:
 
 
 def restored(model_dir: pathlib.Path, step: int) -> tuple:
-    """All leaves of a checkpoint as Orbax finds them, without our network; what memory recalled; the progress."""
+    """All leaves of a checkpoint as Orbax finds them, without our network; what it holds of memory; the progress."""
     folder = model_dir / "checkpoints" / str(step)
     state = ocp.StandardCheckpointer().restore(folder / "state")
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    recalled = ocp.StandardCheckpointer().restore(folder / "memory")
+    remembered = ocp.StandardCheckpointer().restore(folder / "memory")
     checkpoints = Checkpoints(model_dir, read_only=True)
     progress = checkpoints.progress(step)
     checkpoints.close()
-    return leaves, {name: np.asarray(value) for name, value in recalled.items()}, progress
+    return leaves, {name: np.asarray(value) for name, value in remembered.items()}, progress
 
 
 def test_a_run_is_quiet_and_whole(trained):
@@ -54,24 +54,49 @@ def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environme
     folder = tmp_path / "run"
     given = runs.train_arguments(folder, distilled)
     # Before the first checkpoint; two steps after one in the middle of an epoch; after one at an epoch's end.
-    for step, resumed in ((2, None), (6, None), (14, 4)):
-        killed = runs.command_until(step, "kill", folder, given, user_environment)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert (f"resumes from step {resumed}" in killed.stdout) == (resumed is not None)
+    killed_at(((2, None), (6, None), (14, 4)), folder, given, user_environment)
     last = runs.command(given, user_environment)
     assert (last.returncode, last.stderr) == (0, "")
     assert "resumes from step 12" in last.stdout
+    assert_same(folder, whole, {"used"})
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing_of_what_a_contrastive_term_learns(distilled, tmp_path, user_environment):
+    """The prior, and the solver's own wrong updates, which are of attempts before the epoch began."""
+    folders = [tmp_path / name for name in ("killed", "whole")]
+    bound = {"CONTRASTIVE_WEIGHT": 0.5, "NUM_NEGATIVES": 2, "Contrast.attempts": 4}
+    arguments = [runs.train_arguments(folder, distilled, **bound) for folder in folders]
+    killed_at(((10, None),), folders[0], arguments[0], user_environment)
+    for given, resumes in zip(arguments, (True, False), strict=True):
+        ended = runs.command(given, user_environment)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ("resumes from step 8" in ended.stdout) == resumes
+    assert_same(*folders, {"used", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
+
+
+def killed_at(kills, folder: pathlib.Path, given: list[str], environment: dict[str, str]) -> None:
+    """Runs that are killed at a step, each after it went on from a checkpoint, or from none."""
+    for step, resumed in kills:
+        killed = runs.command_until(step, "kill", folder, given, environment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (f"resumes from step {resumed}" in killed.stdout) == (resumed is not None)
+
+
+def assert_same(folder: pathlib.Path, whole: pathlib.Path, remembered: set[str]) -> None:
+    """Two runs came to the same end, on the same way; their last checkpoint holds this of the memory."""
     assert metrics_of(folder) == metrics_of(whole)
-    (leaves, recalled, progress), (expected, expected_recalled, expected_progress) = (
+    (leaves, memory, progress), (expected, expected_memory, expected_progress) = (
         restored(path, runs.STEPS) for path in (folder, whole)
     )
     assert leaves.keys() == expected.keys()
     assert len(leaves) > 50
     for name, leaf in leaves.items():
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
-    assert recalled.keys() == expected_recalled.keys() == {"keys", "retrieved"}
-    for name, value in recalled.items():
-        np.testing.assert_array_equal(value, expected_recalled[name], err_msg=name)
+    assert memory.keys() == expected_memory.keys() == remembered
+    for name, value in memory.items():
+        assert value.any()
+        np.testing.assert_array_equal(value, expected_memory[name], err_msg=name)
     assert progress.validation == expected_progress.validation
     for name in ("entries.jsonl", "keys.npy"):
         assert (folder / "memory" / name).read_bytes() == (whole / "memory" / name).read_bytes()
@@ -124,10 +149,12 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(distilled, tmp_path, user_envir
     assert process.stderr.startswith(f"cd_jax: {folder}/metrics.jsonl: No space left on device; ")
     assert process.stderr.count("\n") == 1
     # What was saved before is whole, though it was still on its way to the disk.
-    leaves, recalled, progress = restored(folder, 4)
+    leaves, remembered, progress = restored(folder, 4)
     assert progress.validation[0][0] == 4
     assert all(np.isfinite(leaf).all() for leaf in leaves.values())
-    assert recalled["retrieved"].shape[0] == 5
+    # Of a memory with room for 1,000: two queries of both examples of four steps.
+    assert remembered["used"].shape == (1000,)
+    assert remembered["used"].sum() == 2 * 2 * 4
 
 
 # When it ends: no run needed

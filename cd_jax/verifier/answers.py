@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import gin
 
 # Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
-ANSWER_PATTERN = re.compile(r".*answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
+ANSWER_PATTERN = re.compile(r"(.*)answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”–—…")
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -21,7 +21,13 @@ _ARTICLES = frozenset(("a", "an", "the"))
 def parse_answer(generation: str) -> str:
     """The text after the last `answer:` (any case), stripped; empty where there is none."""
     match = ANSWER_PATTERN.match(generation)
-    return match[1].strip() if match else ""
+    return match[2].strip() if match else ""
+
+
+def parse_update(generation: str) -> str:
+    """The explanation: the text before the last `answer:`, stripped; all of it where there is none."""
+    match = ANSWER_PATTERN.match(generation)
+    return (match[1] if match else generation).strip()
 
 
 def normalize_answer(answer: str) -> str:

@@ -1,0 +1,164 @@
+"""Processes of a solver so small that it runs in the tests, and what several tests ask of them."""
+
+import contextlib
+import functools
+
+import jax
+import memories
+import numpy as np
+import optax
+import pytest
+import tensorflow as tf
+
+from cd_jax import feed, process, tasks
+from cd_jax.memory import episodic
+from cd_jax.process import AGENTS, SelfLearningProcess
+from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.config import T5Config
+from cd_jax.solver.solver import Solver
+from cd_jax.step import Contrast
+from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.types import Update
+from cd_jax.update.oracle import OracleTeacher
+
+BATCH = 8
+
+
+@functools.cache
+def source():
+    """35 examples of seven tasks whose stories are short."""
+    tasks.register()
+    parts = [process.tokenised(f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
+    return feed.TokenisedExamples(
+        sum((part.examples for part in parts), []),
+        tf.concat([part.inputs for part in parts], 0),
+        tf.concat([part.targets for part in parts], 0),
+    )
+
+
+@functools.cache
+def updates():
+    """1, 2 or 3 updates of an example of the source."""
+    told = {}
+    for i, example in enumerate(source().examples):
+        said = OracleTeacher().explain(example, None, 1 + i % 3, 0)
+        told[example.example_id] = [
+            Update(example.example_id, example.task, text, "oracle", prompt, sample, 0)
+            for sample, (text, prompt) in enumerate(said)
+        ]
+    return told
+
+
+@functools.cache
+def vocabulary():
+    return vocabularies.load()
+
+
+@functools.cache
+def solver():
+    config = T5Config(
+        emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0
+    )
+    return Solver(config, vocabularies.padded_size(vocabulary()), learning_rate=optax.constant_schedule(0.01))
+
+
+@functools.cache
+def params():
+    """The parameters of a run that begins."""
+    return solver().init(0).params
+
+
+def make(
+    agent, inputs=256, targets=64, eval_batch_size=16, entries=None, contrast=Contrast, cache_passages=False, **options
+):
+    """A process; `options` are of its memory, which holds 60 updates of the source where no entries are given."""
+    memory = None
+    if AGENTS[agent].remembers:
+        entries = entries or episodic.choose_entries(source().examples, updates(), 60, 0)
+        memory = memories.filled(entries, mesh=solver().mesh, **options)
+    lengths = {"inputs": inputs, "targets": targets}
+    named = {"contrast": contrast, "cache_passages": cache_passages}
+    return SelfLearningProcess(AGENTS[agent], vocabulary(), solver(), memory, lengths, 2.0, eval_batch_size, **named)
+
+
+@functools.cache
+def remembering():
+    """An agent with memory, whose keys are of `params`."""
+    made = make("cd_memory")
+    made.remember(params())
+    return made
+
+
+def study(agent):
+    """The agent's input pipeline of the source."""
+    return agent.study(source(), BATCH, updates())
+
+
+def memory_of(agent):
+    return agent._recollection.memory
+
+
+def decode(row):
+    return vocabulary().decode(row[row != 0].tolist())
+
+
+def drawn(agent, one, seed=0, epoch=0):
+    """The batches of an epoch of a feed, and their rows one after the other."""
+    proposal = DeterministicIterator(len(one.asked.examples), BATCH, seed)
+    batches = list(one.batches(agent.draw(proposal, one.updates.choices, epoch)))
+    return batches, {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def read(agent, params, one, batches, training):
+    """What the network reads of the batches, and what the reader saw: arrays of all rows."""
+    reading = agent._recollection.reading(one, training=training)
+    parts = [jax.tree.map(np.asarray, agent.solver.read(params, batch, *reading)) for batch in batches]
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def learn(agent, state, one, steps, seed=0):
+    """So many steps on the first batches of an epoch."""
+    for batch in drawn(agent, one)[0][:steps]:
+        state, metrics = agent.train_step(state, batch, one, seed)
+        assert np.isfinite(metrics["loss"])
+    return state
+
+
+@contextlib.contextmanager
+def seen_in_training():
+    """What the reader saw of the rows in each step, a list that grows."""
+    seen, train_step = [], solver().train_step
+
+    def spied(*args):
+        state, metrics = train_step(*args)
+        seen.append(jax.tree.map(np.asarray, metrics["seen"]))
+        return state, metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solver(), "train_step", spied)
+        yield seen
+
+
+def say(monkeypatch, text):
+    """Has the solver say the same of everything; the examples that memory is read for, batch after batch."""
+    tokens = [*vocabulary().encode(text), 1]
+    asked, reading = [], solver().read
+
+    def read(params, batch, *args):
+        asked.append(batch["example"].tolist())
+        return reading(params, batch, *args)
+
+    def generate(params, passages, max_length, *_):
+        return np.tile(np.array([tokens + [0] * (max_length - len(tokens))], np.int32), (len(passages), 1))
+
+    monkeypatch.setattr(solver(), "read", read)
+    monkeypatch.setattr(solver(), "generate", generate)
+    return asked
+
+
+def assert_same(found, expected):
+    """All arrays of both, bit for bit."""
+    leaves, wanted = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (found, expected))
+    assert leaves.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(leaves[name], value, err_msg=jax.tree_util.keystr(name))
