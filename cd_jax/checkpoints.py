@@ -140,8 +140,8 @@ class Checkpoints:
             items["memory"] = ocp.args.StandardRestore()
         with self._reading(step):
             restored = self._open().restore(step, args=ocp.args.Composite(**items))
-        recalled = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
-        return restored["state"], recalled, Progress(**restored["progress"])
+        remembered = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
+        return restored["state"], remembered, Progress(**restored["progress"])
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone, on the devices that `abstract_params` names; nothing else is read.
@@ -162,8 +162,8 @@ class Checkpoints:
                 raise RequestError(f"{self._directory}/{step}: lacks the tensor {name} {list(leaf.shape)}")
         return params
 
-    def save(self, step: int, state: TrainState, recalled: dict[str, np.ndarray], progress: Progress) -> None:
-        """Starts to save; returns once the state is copied off the devices. `recalled` is empty without memory.
+    def save(self, step: int, state: TrainState, remembered: dict[str, np.ndarray], progress: Progress) -> None:
+        """Starts to save; returns once the state is copied off the devices. `remembered` is empty without memory.
 
         Raises:
           RunError: this checkpoint, or the one before it, cannot be written.
@@ -172,8 +172,8 @@ class Checkpoints:
             "state": ocp.args.StandardSave(state),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
         }
-        if recalled:
-            items["memory"] = ocp.args.StandardSave(recalled)
+        if remembered:
+            items["memory"] = ocp.args.StandardSave(remembered)
         args = ocp.args.Composite(**items)
         error = progress.validation[-1][1] if progress.validation else 1.0
         with self._writing():

@@ -32,6 +32,8 @@ DEFAULT_GIN["export"] = DEFAULT_GIN["infer"]
 DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
 # The two ways in which gin says that a macro has no value.
 _UNBOUND = re.compile(r"(?:^|\s)'?([A-Z_][A-Z_0-9]*)/(?:gin\.)?macro(?:\.value set to `%gin\.REQUIRED`|' in config)")
+# Configurables that the config.gin of older runs binds.
+_GONE = ["fill_memory"]
 _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
@@ -173,7 +175,7 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     del gin.config._FILE_READERS[1:]
     for file in _gin_files(args):
         with _naming(file):
-            gin.parse_config_file(file)
+            gin.parse_config_file(file, skip_unknown=_GONE)
     config = gin.config_str(max_line_length=10**6)
     for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
         _check_macro(name, name, config)

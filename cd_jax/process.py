@@ -74,8 +74,8 @@ def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
-# What a checkpoint records of the memory's settings.
-_OF_MEMORY = ("capacity", "num_queries", "num_axes", "train_retrieval", "leave_out_own")
+# How the solver attempts examples of the source, whatever gin binds for evaluation.
+_PRACTICE = Decoding(temperature=1.0, top_k=0, top_p=1.0, num_samples=1, num_beams=1, length_penalty=1.0)
 
 
 @gin.configurable
@@ -109,11 +109,11 @@ class SelfLearningProcess:
           verifier: makes the graded verifier; an answer is correct by exact match.
           decoding: makes the way in which attempts are decoded; greedy, unless `Decoding` is bound otherwise.
           contrast: makes the contrastive term; agents without memory have none.
-          cache_passages: what is retrieved is encoded alone, once for all until keys are encoded anew, and read beside
-            the prompt; otherwise it is encoded with the prompt, for every example.
+          cache_passages: what is retrieved is encoded alone, without an ordinal, once for all until keys are encoded
+            anew, and read beside the prompt; otherwise it is encoded with the prompt, for every example.
 
         Raises:
-          RequestError: a batch that the mesh does not divide, or a contrastive term without updates to contrast.
+          RequestError: a batch that the mesh does not divide, or a binding of the memory's index is wrong.
         """
         self.agent = agent
         self.solver = solver
@@ -131,13 +131,16 @@ class SelfLearningProcess:
             else None
         )
         self._practice: Feed | None = None
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "sequence_length": sequence_length,
             "answer_weight": answer_weight,
-            "memory": {name: getattr(memory, name) for name in _OF_MEMORY} if memory else None,
-            "cache_passages": cache_passages,
-            "contrast": dataclasses.asdict(term) if self._contrast else None,
+            "num_queries": memory.num_queries if memory else 0,
+            "num_axes": memory.num_axes if memory else 0,
         }
+        if memory:
+            self._settings["memory"] = memory.settings() | {"cache_passages": cache_passages}
+        if self._contrast:
+            self._settings["contrast"] = dataclasses.asdict(self._contrast)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint records of the process: with other values it would not go on as it began."""
@@ -244,9 +247,14 @@ class SelfLearningProcess:
         """The input pipeline of the source, from which the solver, and what the memory has of it, learns.
 
         Raises:
-          RequestError: an example has no update, or the mesh does not divide the batch.
+          RequestError: an example has no update, the mesh does not divide the batch, or there are fewer candidates
+            than negatives.
         """
         self.check_batch_size("batch_size", batch_size)
+        if self._contrast and self._recollection:
+            in_batch = self._contrast.sampler == "in_batch"
+            others = batch_size // self.solver.num_microbatches if in_batch else self._recollection.memory.capacity
+            self._contrast.check_candidates(others)
         if self._recollection:
             self._recollection.study(source)
         explained = self.tokenised_updates(source, updates)
@@ -262,7 +270,7 @@ class SelfLearningProcess:
             return
         random = np.random.default_rng((seed, epoch, 3))
         rows = random.permutation(len(feed.asked.examples))[: self._contrast.attempts].astype(np.int32)
-        attempts, seen = self._attempt(params, feed, rows, Decoding(temperature=1.0), int(random.integers(2**31)))
+        attempts, seen = self._attempt(params, feed, rows, _PRACTICE, int(random.integers(2**31)))
         self._recollection.learn(feed, rows, seen, attempts)
 
     def train_step(self, state: TrainState, batch: Batch, feed: Feed, seed: int) -> tuple[TrainState, dict[str, Any]]:
@@ -280,34 +288,39 @@ class SelfLearningProcess:
 
     # Evaluation
 
-    def attempt(self, params, feed: Feed) -> list[Attempt]:
+    def attempt(self, params, feed: Feed, tell: bool = True) -> list[Attempt]:
         """Decodes every example and verifies the answers. `remember` comes first, for agents that do.
 
         Args:
           params: of the solver.
           feed: of `eval_feed`.
+          tell: what was retrieved and attended to, which takes a pass of the solver more.
         """
         rows = np.arange(len(feed.asked.examples), dtype=np.int32)
-        return self._attempt(params, feed, rows, self._decoding, 0)[0]
+        return self._attempt(params, feed, rows, self._decoding, 0, tell)[0]
 
-    def _attempt(self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int) -> tuple[list[Attempt], Seen]:
+    def _attempt(
+        self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int, tell: bool = False
+    ) -> tuple[list[Attempt], Seen]:
         """Attempts at some examples, and what the reader saw of each."""
         filled = np.resize(rows, -(-len(rows) // self._eval_batch_size) * self._eval_batch_size)
         batches = feed.batches(Draw(filled, np.full(len(filled), -1, np.int32)))
-        parts = [self._write_out(params, feed, batch, method, seed + i) for i, batch in enumerate(batches)]
+        parts = [self._write_out(params, feed, batch, method, seed + i, tell) for i, batch in enumerate(batches)]
         texts = [text for written, _ in parts for text in written][: len(rows)]
         seen = {name: np.concatenate([part[name] for _, part in parts])[: len(rows)] for name in parts[0][1]}
         return self._verify([feed.asked.examples[row] for row in rows], texts, seen), seen
 
-    def _write_out(self, params, feed: Feed, batch: Batch, method: Decoding, seed: int) -> tuple[list[str], Seen]:
-        """The generations of a batch, and what was seen: the reader's, and `attention`."""
+    def _write_out(
+        self, params, feed: Feed, batch: Batch, method: Decoding, seed: int, tell: bool
+    ) -> tuple[list[str], Seen]:
+        """The generations of a batch, and what was seen: the reader's, and, where it is to be told, `attention`."""
         passages, cached = batch["encoder_input_tokens"], None
         seen: Seen = {}
         if self._recollection:
             read, seen = self.solver.read(params, batch, *self._recollection.reading(feed, training=False))
             passages, cached = read["encoder_input_tokens"], read.get("cached")
         tokens = self.solver.generate(params, passages, self._lengths["targets"], method, seed, cached)
-        if self._recollection:
+        if self._recollection and tell:
             groups = seen["rows"].shape[1] if cached else 0
             seen["attention"] = self.solver.attended(params, passages, tokens, cached, groups)
         texts = [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
@@ -317,7 +330,8 @@ class SelfLearningProcess:
         predictions = [answers.parse_answer(generation) for generation in generations]
         expected = [example.answer for example in asked]
         exact, graded = self._exact(predictions, expected), self._graded(predictions, expected)
-        told = self._recollection.told(seen) if self._recollection else [([], None)] * len(asked)
+        nothing: list[tuple[list[dict[str, Any]], float | None]] = [([], None)] * len(asked)
+        told = self._recollection.told(seen) if self._recollection and "attention" in seen else nothing
         return [
             Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], *told[i])
             for i, example in enumerate(asked)

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cd_jax import contrastive
 from cd_jax.feed import Feed, TokenisedExamples, TokenisedUpdates, longest
 from cd_jax.memory import pool, prior
-from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.memory.episodic import Entry, EpisodicMemory
 from cd_jax.memory.pool import Labels, Pool
 from cd_jax.memory.prior import Prior
 from cd_jax.solver.solver import Solver
@@ -65,15 +65,19 @@ class Recollection:
         self.memory, self._solver, self._vocabulary = memory, solver, vocabulary
         self._inputs, self._batch_size = sequence_length["inputs"], batch_size
         self._cached, self._contrast = cache_passages, contrast
+        # Before anything is written, for its errors.
+        memory.make_index(solver.config.emb_dim)
         self._replicated = NamedSharding(solver.mesh, PartitionSpec())
         ordinals = tf.ragged.constant([vocabulary.encode(f"{i + 1}:") for i in range(memory.num_queries)])
         self._ordinals = tuple(map(tuple, ordinals.to_tensor().numpy().tolist()))
-        self._texts, self._tasks, self._answers = _Numbers(), _Numbers(), _Numbers()
-        self._contexts = self._put(self._padded(self._ended(memory.prompts()), self._inputs))
+        self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
+        # Of a prompt the end is read, as in passages; of an update the start.
+        contexts = self._ended(memory.prompts())[:, -self._inputs :]
+        self._contexts = self._put(self._padded(contexts))
         self._labels = self._label()
         said = vocabulary.encode_tf(tf.constant([entry.update if entry else "" for entry in memory.entries]))
         self._longest = longest(said)
-        self._tokens = self._put(self._padded(said, self._longest))
+        self._tokens = self._put(self._padded(said))
         self._vectors = self._put(np.zeros((memory.capacity, solver.config.emb_dim), np.float32))
         self._states: jax.Array | None = None
         self._taught: Taught | None = None
@@ -93,45 +97,48 @@ class Recollection:
         return tf.concat([tokens, ends], 1)
 
     @staticmethod
-    def _padded(tokens: tf.RaggedTensor, most: int) -> np.ndarray:
-        """The last tokens of each row, a multiple of 8 at most `most`, padded with 0."""
-        length = min(most, -(-max(longest(tokens), 1) // 8) * 8)
-        return tokens[:, -length:].to_tensor(shape=(None, length)).numpy()
+    def _padded(tokens: tf.RaggedTensor) -> np.ndarray:
+        """All tokens, padded with 0 to a multiple of 8."""
+        return tokens.to_tensor(shape=(None, -(-max(longest(tokens), 1) // 8) * 8)).numpy()
 
     def _label(self) -> Labels:
-        entries = self.memory.entries
-        held = np.array([entry is not None for entry in entries])
-        texts = self._texts.of(entry.update if entry else "" for entry in entries)
-        columns = (
-            np.full(len(entries), -1, np.int32),
-            np.where(held, texts, -1).astype(np.int32),
-            self._tasks.of(entry.task if entry else "" for entry in entries),
-            self._answers.of(entry.answer if entry else "" for entry in entries),
+        """Of every row; -1 where it is free."""
+        rows = self.memory.rows()
+        entries = [self._entry(row) for row in rows]
+        columns = np.full((len(Labels._fields), self.memory.capacity), -1, np.int32)
+        columns[:, rows] = (
+            self._prompts.of(entry.prompt for entry in entries),
+            self._texts.of(entry.update for entry in entries),
+            self._tasks.of(entry.task for entry in entries),
+            self._answers.of(entry.answer for entry in entries),
         )
-        return Labels(*self._put(columns))
+        return Labels(*self._put(tuple(columns)))
+
+    def _entry(self, row: int) -> Entry:
+        entry = self.memory.entries[row]
+        assert entry
+        return entry
 
     def study(self, source: TokenisedExamples) -> None:
         """Takes these for the examples on which the contrastive term learns; nothing is known of attempts at them."""
-        numbers = {example_id: i for i, example_id in enumerate(source.ids())}
-        own = [numbers.get(entry.example_id, -1) if entry else -1 for entry in self.memory.entries]
-        self._labels = self._labels._replace(examples=self._put(np.array(own, np.int32)))
-        if self._contrast:
-            for numbered, names in ((self._tasks, "task"), (self._answers, "answer")):
-                numbered.of(getattr(example, names) for example in source.examples)
-            held = (self._labels.texts >= 0).astype(jnp.float32)
-            counts = prior.empty(len(self._tasks), len(self._answers))
-            counts = prior.count(counts, self._labels.tasks, self._labels.answers, held)
-            self._taught = self._put(
-                Taught(counts, jnp.zeros((len(source.examples), self._tokens.shape[1]), jnp.int32))
-            )
+        if not self._contrast:
+            return
+        self._tasks.of(example.task for example in source.examples)
+        self._answers.of(example.answer for example in source.examples)
+        held = (self._labels.texts >= 0).astype(jnp.float32)
+        counts = prior.empty(len(self._tasks), len(self._answers))
+        counts = prior.count(counts, self._labels.tasks, self._labels.answers, held)
+        nothing = jnp.zeros((len(source.examples), self._tokens.shape[1]), jnp.int32)
+        self._taught = self._put(Taught(counts, nothing))
 
     def split(self, asked: TokenisedExamples, updates: TokenisedUpdates) -> Split:
         """What a step looks up of a split."""
         columns = (
             self.memory.owner_ids(asked.families()),
+            self._prompts.of(example.prompt for example in asked.examples),
             self._tasks.of(example.task for example in asked.examples),
             self._answers.of(example.answer for example in asked.examples),
-            self._padded(updates.tokens, self._inputs),
+            self._padded(updates.tokens),
             self._texts.of(updates.texts),
         )
         return Split(*self._put(columns))
@@ -187,8 +194,7 @@ class Recollection:
         return told
 
     def _told(self, row: int, query: int, distance: float, attention: float) -> dict[str, Any]:
-        entry = self.memory.entries[row]
-        assert entry
+        entry = self._entry(row)
         return {
             "query": f"axis {query}" if query else "key",
             "update": entry.update,
@@ -211,22 +217,25 @@ class Recollection:
         """
         assert feed.split and self._taught and self._contrast
         split = feed.split
-        anchors = Labels(
-            jnp.asarray(examples), jnp.full(len(examples), -1), split.tasks[examples], split.answers[examples]
-        )
+        nowhere = jnp.full(len(examples), -1)
+        anchors = Labels(split.prompts[examples], nowhere, split.tasks[examples], split.answers[examples])
         correct = jnp.array([attempt.correct for attempt in attempts], jnp.float32)
         counts = _learn(
             self._candidates(), self._taught.counts, seen["contexts"], anchors, seen["rows"], correct,
             temperature=self._contrast.temperature,
         )  # fmt: skip
-        wrong = []
-        for example, attempt in zip(examples, attempts, strict=True):
-            update = answers.parse_update(attempt.generation)
-            own = (feed.updates.texts[choice] for choice in feed.updates.choices[example])
-            wrong.append("" if attempt.correct or update in own else update)
         width = self._taught.wrong.shape[1]
-        said = self._vocabulary.encode_tf(tf.constant(wrong))[:, :width].to_tensor(shape=(None, width))
-        self._taught = self._put(Taught(counts, self._taught.wrong.at[examples].set(jnp.asarray(said.numpy()))))
+        wrong = np.zeros((len(attempts), width), np.int32)
+        for row, example, attempt in zip(wrong, examples, attempts, strict=True):
+            said = self._vocabulary.encode(answers.parse_update(attempt.generation))[:width]
+            if not attempt.correct and not self._explains(feed.updates, example, said):
+                row[: len(said)] = said
+        self._taught = self._put(Taught(counts, self._taught.wrong.at[examples].set(wrong)))
+
+    @staticmethod
+    def _explains(updates: TokenisedUpdates, example: int, said: list[int]) -> bool:
+        """Whether it is the start of what the teacher says of the example, of which targets may lack the end."""
+        return any(updates.tokens[choice].numpy().tolist()[: len(said)] == said for choice in updates.choices[example])
 
     def state(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps beside the parameters, of which all that is encoded can be made again."""

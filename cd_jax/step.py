@@ -59,6 +59,15 @@ class Contrast:
                 "Contrast: bind weight and attempts to 0 or more, temperature above 0, num_negatives to 1 or more"
             )
 
+    def check_candidates(self, candidates: int) -> None:
+        """Raises RequestError where there are fewer than are to be drawn."""
+        if self.num_negatives > candidates:
+            where = "batch" if self.sampler == "in_batch" else "memory"
+            raise RequestError(
+                f"Contrast.num_negatives={self.num_negatives} of a {where} of {candidates} updates; "
+                f"bind it to {candidates} or less"
+            )
+
     def draws(self) -> negatives.Sampler:
         """The sampler, as it is bound."""
         if self.sampler == "bayesian":
@@ -71,6 +80,7 @@ class Split(NamedTuple):
 
     Attributes:
       owners: int32 `[examples]`, to whom the memory's own entries are not shown; -1: to nobody.
+      prompts: int32 `[examples]`, the same number for the same prompt.
       tasks: int32 `[examples]`.
       answers: int32 `[examples]`.
       updates: int32 `[updates, length]`, tokens.
@@ -78,6 +88,7 @@ class Split(NamedTuple):
     """
 
     owners: jax.Array
+    prompts: jax.Array
     tasks: jax.Array
     answers: jax.Array
     updates: jax.Array
@@ -182,13 +193,13 @@ class Reader:
         contrast, split, taught = self.contrast, memories.split, memories.taught
         assert contrast and taught
         example, update = batch["example"], batch["update"]
-        anchors = Labels(example, split.texts[update], split.tasks[example], split.answers[example])
+        anchors = Labels(split.prompts[example], split.texts[update], split.tasks[example], split.answers[example])
         positives, wrong = split.updates[update], taught.wrong[example]
         candidates = memories.candidates
         if contrast.sampler == "in_batch":
             vectors = jax.lax.stop_gradient(contrastive.normalize(bound.pool(positives)))
             candidates = Pool(vectors, positives, anchors)
-        _check_pool(contrast.num_negatives, len(candidates.tokens))
+        contrast.check_candidates(len(candidates.tokens))
         draw_key, mix_key = jax.random.split(key)
         drawn = pool.draw(
             draw_key, candidates, taught.counts, contexts, anchors, contrast.draws(), contrast.num_negatives,
@@ -211,13 +222,6 @@ class Reader:
             lowest = -1.0 / contrast.temperature if contrast.score == "embedding" else -jnp.inf
             return contrastive.debiased_info_nce(positive, others, log_weights, drawn.mass, lowest).mean()
         return contrastive.info_nce(positive, others, log_weights).mean()
-
-
-def _check_pool(num_negatives: int, candidates: int) -> None:
-    if num_negatives > candidates:
-        raise RequestError(
-            f"Contrast.num_negatives={num_negatives} of a pool of {candidates} updates; bind it to {candidates} or less"
-        )
 
 
 def _stacked(*texts: jax.Array) -> jax.Array:

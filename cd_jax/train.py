@@ -129,6 +129,7 @@ class Trainer:
     def _remembered(self, mesh: jax.sharding.Mesh, updates: dict[str, list[Update]]) -> EpisodicMemory:
         memory = EpisodicMemory(mesh=mesh)
         memory.add(choose_entries(self._source.examples, updates, memory.capacity, self._seed))
+        memory.introduce(self._source.examples)
         return memory
 
     def _read_initial(self, folder: pathlib.Path):
@@ -237,7 +238,7 @@ class Trainer:
     def _evaluate(self, step: int, state: TrainState, progress: Progress, reporter: "_Reporter") -> None:
         """Decodes the validation split, with keys of the current parameters, and decides whether to go on."""
         self._process.remember(state.params)
-        attempts = self._process.attempt(state.params, self._validation)
+        attempts = self._process.attempt(state.params, self._validation, tell=False)
         error = 1.0 - float(np.mean([attempt.correct for attempt in attempts]))
         score = float(np.mean([attempt.score for attempt in attempts]))
         reporter.writer.write_scalars(step, {"validation_error": error, "validation_score": score})

@@ -116,6 +116,11 @@ BOUND = {"AGENT": "'cd_memory'", "SOURCE": "'babi_qa1'"}
         (BOUND | {"SelfLearningProcess__eval_batch_size": "12"}, ["eval_batch_size=12", "8"]),
         (BOUND | {"train__distilled": "'/nowhere'"}, ["/nowhere/vocabulary.model", "cd_jax distill"]),
         (BOUND | {"EpisodicMemory__capacity": "2"}, ["num_queries=2", "2 updates"]),
+        (BOUND | {"EpisodicMemory__index": "None"}, ["EpisodicMemory.index", "@DeviceIndex"]),
+        (BOUND | {"DeviceIndex__metric": "'l1'"}, ["DeviceIndex.metric='l1'", "cosine"]),
+        (BOUND | {"TRAIN_RETRIEVAL": "'sometimes'"}, ["train_retrieval='sometimes'", "random, fixed, off"]),
+        (BOUND | {"CONTRASTIVE_WEIGHT": "1.0", "SAMPLER": "'easy'"}, ["Contrast.sampler='easy'", "bayesian"]),
+        (BOUND | {"CONTRASTIVE_WEIGHT": "1.0", "NUM_NEGATIVES": "1001"}, ["num_negatives=1001", "1000 or less"]),
     ],
 )  # fmt: skip
 def test_wrong_bindings_change_nothing(bindings, words, distilled, tmp_path, capfd):
@@ -246,6 +251,8 @@ def test_another_networks_checkpoint_is_not_decoded(trained, capfd):
 def test_eval_and_infer_read_the_runs_own_config(trained, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
+    # As runs of before have it.
+    (folder / "config.gin").write_text((folder / "config.gin").read_text() + "fill_memory.capacity = 1000\n")
     files = {path.name for path in folder.iterdir()}
     given = {"EVAL_PER_TASK": 3, "SOURCE_PER_TASK": 3, "TARGETS": "['babi_qa13_short']"}
     assert runs.here(runs.arguments("eval", folder, **given)) == 0

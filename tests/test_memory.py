@@ -117,6 +117,15 @@ class TestRows:
         open_memory.add(entries_of([1] * 3))
         assert open_memory.owner_ids(["e0", "x"]).tolist() == [-1, -1]
 
+    def test_who_has_the_same_prompt_is_shown_nothing_of_it(self):
+        """Also where another explanation is stored, or none of its own."""
+        memory = filled([Entry("a", "same", "u"), Entry("b", "same", "v"), Entry("c", "other", "u")])
+        memory.introduce([Example(name, "t", "same", "", "y") for name in ("a", "b", "d")] + EXAMPLES[:1])
+        a, b, c, d, stranger = memory.owner_ids(["a", "b", "c", "d", EXAMPLES[0].example_id]).tolist()
+        assert a == b == d != c and stranger == -1
+        memory.write(normal(3, 4))
+        assert memory.retrieve(normal(1, 4), ["d"]).rows.tolist() == [[2, -1]]
+
     @hypothesis.given(st.lists(st.lists(st.integers(0, 150), min_size=1, max_size=3), max_size=60))
     def test_groups_of_owners(self, joins):
         """Against their graph's connected components."""
@@ -405,6 +414,25 @@ class TestFiles:
             read_entries(tmp_path)
         assert str(error.value).startswith(f"{path}:2: not an entry of a memory (")
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("data", [None, b"", b"no keys", "short", "flat"])
+    def test_keys_that_are_not_of_the_entries_are_named(self, tmp_path, data):
+        memory = filled(entries_of([2, 1]))
+        memory.write(normal(3, 4))
+        memory.save(tmp_path)
+        path = tmp_path / "keys.npy"
+        if data is None:
+            path.unlink()
+        elif isinstance(data, bytes):
+            path.write_bytes(data)
+        else:
+            np.save(path, normal(2, 4) if data == "short" else normal(3))
+        with pytest.raises(RequestError, match=rf"^{path}: .*; train again to write it$"):
+            EpisodicMemory.load(tmp_path, capacity=3)
+
+    def test_an_empty_memory(self, tmp_path):
+        EpisodicMemory(capacity=3).save(tmp_path)
+        assert EpisodicMemory.load(tmp_path, capacity=3).entries == [None] * 3
 
     def test_a_missing_memory(self, tmp_path):
         with pytest.raises(RequestError, match=r"entries\.jsonl: no such memory; `cd_jax train`"):

@@ -19,7 +19,7 @@ TASKS, ANSWERS = 3, 4
 
 # Nine rows: 2 and 3 say the same, 1 and 4 explain the same example, 5 no example that is asked, 6 and 8 are free.
 LABELS = Labels(
-    examples=np.array([0, 1, 2, 3, 1, -1, -1, 4, -1], np.int32),
+    prompts=np.array([0, 1, 2, 3, 1, -1, -1, 4, -1], np.int32),
     texts=np.array([10, 11, 12, 12, 13, 14, -1, 15, -1], np.int32),
     tasks=np.array([0, 1, 2, 0, 1, 2, 0, 1, 0], np.int32),
     answers=np.array([0, 1, 2, 3, 1, 0, 0, 1, 0], np.int32),
@@ -28,7 +28,7 @@ HELD = np.flatnonzero(LABELS.texts >= 0)
 # Asked: one whose update row 0 holds; one with two updates in the pool; one whose words stand in two rows, under
 # another example; and one of which the pool holds nothing.
 ANCHORS = Labels(
-    examples=np.array([0, 1, 9, 8], np.int32),
+    prompts=np.array([0, 1, 9, 8], np.int32),
     texts=np.array([10, 13, 12, 99], np.int32),
     tasks=np.array([0, 1, 2, 1], np.int32),
     answers=np.array([0, 1, 3, 2], np.int32),
@@ -68,7 +68,7 @@ def judged_slowly(of, counts, contexts, anchors=ANCHORS):
         for j in HELD:
             vector = np.asarray(of.vectors[j], float)
             scores[b, j] = context @ vector / np.linalg.norm(context) / TEMPERATURE
-            if LABELS.texts[j] != anchors.texts[b] and LABELS.examples[j] != anchors.examples[b]:
+            if LABELS.texts[j] != anchors.texts[b] and LABELS.prompts[j] != anchors.prompts[b]:
                 labels = (np.array([column[j]]) for column in (LABELS.tasks, LABELS.answers))
                 prior[b, j] = priors.false_negative(counts, anchors.tasks[b], anchors.answers[b], *labels)[0]
     return scores, prior
@@ -162,7 +162,7 @@ class TestLearn:
         scores, prior = judged_slowly(of, counts, contexts, ASKED)
         expected, taught = counts, []
         for b, row in enumerate(RETRIEVED):
-            there = [j for j in HELD if LABELS.examples[j] != ASKED.examples[b]]
+            there = [j for j in HELD if LABELS.prompts[j] != ASKED.prompts[b]]
             for j in row:
                 if j not in there:
                     continue

@@ -87,10 +87,10 @@ def test_the_same_number_for_the_same_name(recollection, source, updates):
     split = memories.split
     entries, labels = recollection.memory.entries, memories.candidates.labels
     assert np.asarray(labels.texts)[FREE].tolist() == [-1, -1]
-    assert np.asarray(labels.examples).tolist() == [0, 1, 2, 3, 4, 4, -1, -1, -1]
     for row in HELD:
         for i, example in enumerate(EXAMPLES):
             assert (labels.texts[row] == split.texts[i]) == (entries[row].update == TEXTS[i])
+            assert (labels.prompts[row] == split.prompts[i]) == (entries[row].prompt == example.prompt)
             assert (labels.tasks[row] == split.tasks[i]) == (entries[row].task == example.task)
             assert (labels.answers[row] == split.answers[i]) == (entries[row].answer == example.answer)
             assert (memories.store.owners[row] == split.owners[i]) == (entries[row].owner == example.family)

@@ -95,7 +95,8 @@ def assert_same(folder: pathlib.Path, whole: pathlib.Path, remembered: set[str])
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
     assert memory.keys() == expected_memory.keys() == remembered
     for name, value in memory.items():
-        assert value.any()
+        # So short a run may give no right answer at all.
+        assert value.any() or name == "prior_right"
         np.testing.assert_array_equal(value, expected_memory[name], err_msg=name)
     assert progress.validation == expected_progress.validation
     for name in ("entries.jsonl", "keys.npy"):

@@ -156,9 +156,10 @@ def read_lines(directory: pathlib.Path) -> list[Line]:
     path = directory / "entries.jsonl"
     if not path.is_file():
         raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
-    lines = []
+    lines: list[Line] = []
+    data = path.read_bytes()
     # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
-    for number, text in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), 1):
+    for number, text in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
         try:
             lines.append(_parse(text, number - 1))
         except (ValueError, TypeError) as error:

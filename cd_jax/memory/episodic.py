@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
@@ -16,6 +16,7 @@ from cd_jax.memory import queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
 from cd_jax.memory.index import DeviceIndex, Index
 from cd_jax.memory.retrieval import Retrieved, Store
+from cd_jax.types import Example
 
 __all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store", "choose_entries"]
 
@@ -62,6 +63,8 @@ class EpisodicMemory:
           RequestError: a binding is wrong.
         """
         _check(capacity, num_queries, num_axes, evict, train_retrieval)
+        if not callable(index):
+            raise RequestError("EpisodicMemory.index is no back end; bind @DeviceIndex or @ScannIndex")
         self.capacity, self.num_queries, self.num_axes = capacity, num_queries, num_axes
         self.train_retrieval, self.leave_out_own = train_retrieval, leave_out_own
         self._make_index, self._evict, self._mesh = index, evict, mesh
@@ -101,6 +104,17 @@ class EpisodicMemory:
                 fresh[entry.content] = known.met_again(entry) if known else entry
         self._store(list(fresh.values()))
         return np.array([self._row_of.get(entry.content, -1) for entry in entries], np.int32)
+
+    def introduce(self, examples: Iterable[Example]) -> None:
+        """Tells whose examples have the prompt of an entry: whatever explains it is not shown to them, either."""
+        owner_of = {entry.prompt: entry.owner for entry in self.entries if entry}
+        for entry in self.entries:
+            if entry:
+                self._owners.join([owner_of[entry.prompt], entry.owner])
+        for example in examples:
+            if example.prompt in owner_of:
+                self._owners.join([owner_of[example.prompt], example.family])
+        self._place_owners()
 
     def _meet_again(self, row: int, entry: Entry) -> None:
         held = self.entries[row]
@@ -199,14 +213,29 @@ class EpisodicMemory:
 
     def _write(self, keys: jax.Array | np.ndarray, keyed: np.ndarray) -> None:
         self.keys = jnp.asarray(keys, jnp.float32)
-        if self._index is None:
-            none = np.zeros((0, self.keys.shape[1]), np.float32)
-            self._index = self._make_index(none, capacity=self.capacity, mesh=self._mesh)
+        self.make_index(self.keys.shape[1])
+        assert self._index
         self._keyed = keyed.copy()
         self._index.replace(self.keys, keyed)
         self._mean, self._axes = self._placed(_mean_and_axes(self.keys, keyed, self.num_axes))
         self._place_owners()
         self._index.wait()
+
+    def make_index(self, embed: int) -> None:
+        """Makes the index, if there is none yet, for keys of so many dimensions; RequestError for a wrong binding."""
+        if self._index is None:
+            none = np.zeros((0, embed), np.float32)
+            self._index = self._make_index(none, capacity=self.capacity, mesh=self._mesh)
+
+    def settings(self) -> dict[str, Any]:
+        """What retrieval depends on beside the entries; once there is an index."""
+        assert self._index is not None
+        return {
+            "capacity": self.capacity,
+            "train_retrieval": self.train_retrieval,
+            "leave_out_own": self.leave_out_own,
+            "index": self._index.settings(),
+        }
 
     def _placed(self, arrays: Any) -> Any:
         """On all devices of the mesh."""
@@ -315,7 +344,7 @@ class EpisodicMemory:
             )
         rows = memory.add([line.entry for line in lines])
         memory._take_counts(rows, lines)
-        saved = np.load(directory / "keys.npy")
+        saved = _read_keys(directory / "keys.npy", len(lines))
         if saved.shape[1]:
             keys = np.zeros((memory.capacity, saved.shape[1]), np.float32)
             keys[rows] = saved
@@ -330,6 +359,16 @@ class EpisodicMemory:
         self.set_used(used)
         self._added[rows] = [line.added for line in lines]
         self._additions = max((line.added + 1 for line in lines), default=0)
+
+
+def _read_keys(path: pathlib.Path, rows: int) -> np.ndarray:
+    try:
+        keys = np.load(path)
+    except (OSError, EOFError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as keys; train again to write it") from error
+    if keys.ndim != 2 or len(keys) != rows:
+        raise RequestError(f"{path}: is not of the {rows} updates beside it; train again to write it")
+    return keys
 
 
 def _check(capacity: int, num_queries: int, num_axes: int, evict: str, train_retrieval: str) -> None:

@@ -52,6 +52,10 @@ class Index(Protocol):
         """Waits until all updates are seen by searches."""
         ...
 
+    def settings(self) -> dict[str, Any]:
+        """What decides which rows are found, for a checkpoint to record."""
+        ...
+
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
         """Writes keys `[n, embed]` into rows `[n]`, none twice, in place of what they held."""
         ...
@@ -116,6 +120,11 @@ class DeviceIndex:
         first = np.zeros((self._capacity, keys.shape[1]), np.float32)
         first[: len(keys)] = keys
         self.replace(first, np.arange(self._capacity) < len(keys))
+
+    def settings(self) -> dict[str, Any]:
+        """See `Index`."""
+        found = {"metric": self._metric, "recall_target": self.look_up.recall_target, "dtype": self._dtype}
+        return {"name": "DeviceIndex"} | found
 
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
         """See `Index`. Keys that are on the devices stay there."""

@@ -179,7 +179,7 @@ def uniform(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tupl
 
 
 def in_batch(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The other anchors' updates: `uniform` of scores that `within_batch` restricted. See `Sampler`.
+    """The other anchors' updates: `uniform` of a pool of these, or of scores that `within_batch` restricted.
 
     With k = batch - 1 there is nothing to draw: all of them, each with the weight 1.
     """

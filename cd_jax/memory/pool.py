@@ -15,13 +15,13 @@ class Labels(NamedTuple):
     """What is known of updates beside their text; each int32 `[...]`.
 
     Attributes:
-      examples: which example each explains.
+      prompts: the same number for the same prompt, of the example that each explains.
       texts: the same number for the same text; -1 where there is no update.
       tasks: of its example.
       answers: of its example.
     """
 
-    examples: jax.Array
+    prompts: jax.Array
     texts: jax.Array
     tasks: jax.Array
     answers: jax.Array
@@ -90,8 +90,8 @@ def _judged(pool: Pool, counts: prior.Prior, contexts, anchors: Labels, temperat
     labels = pool.labels
     of_anchor = functools.partial(prior.false_negative, tasks=labels.tasks, answers=labels.answers)
     prior_ = jax.vmap(lambda task, answer: of_anchor(counts, task, answer))(anchors.tasks, anchors.answers)
-    # The same words are no negative, whoever said them; nor is another explanation of the same example.
-    own = (labels.texts[None] == anchors.texts[:, None]) | (labels.examples[None] == anchors.examples[:, None])
+    # The same words are no negative, whoever said them; nor is another explanation of the same prompt.
+    own = (labels.texts[None] == anchors.texts[:, None]) | (labels.prompts[None] == anchors.prompts[:, None])
     free = labels.texts[None] < 0
     return jnp.where(free, -jnp.inf, scores), jnp.where(own, 1.0, prior_)
 

@@ -120,6 +120,11 @@ class ScannIndex:
         self._builder = concurrent.futures.ThreadPoolExecutor(1, "ScannIndex")
         self._last: concurrent.futures.Future | None = None
 
+    def settings(self) -> dict[str, Any]:
+        """See `Index`."""
+        found = {"metric": self._metric, "recall_target": self._recall_target, "leaves": self._leaves}
+        return {"name": "ScannIndex"} | found
+
     def look_up(self, keys: tuple[()], queries: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
         """See `Index`. The step waits for the host; what it finds has no gradient.
 
