@@ -29,7 +29,7 @@ test: install
 
 # Minutes rather than seconds.
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2
 
 lint: install
 	$(BIN)/ruff check .
