@@ -22,7 +22,7 @@ from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.recollection import Recollection, Seen
 from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import Batch, Solver, TrainState
-from cd_jax.step import Contrast
+from cd_jax.step import Contrast, Split
 from cd_jax.tasks.feature_converter import PassagesFeatureConverter
 from cd_jax.types import Attempt, Example, Update
 from cd_jax.verifier import answers
@@ -171,11 +171,14 @@ class SelfLearningProcess:
           updates: of `tokenised_updates`; None where there is nothing to learn from.
         """
         updates = updates or no_updates(len(asked.examples))
+        split = self._recollection.split(asked, updates) if self._recollection else None
+        return self._feed(asked, batch_size, updates, split)
+
+    def _feed(self, asked: TokenisedExamples, batch_size: int, updates: TokenisedUpdates, split: Split | None) -> Feed:
         # Less than `sequence_length` where nothing of this task is so long: padding costs as much as words do.
         needed = {"inputs": longest(asked.inputs), "targets": longest(asked.targets) + longest(updates.tokens)}
         inputs, targets = (min(self._lengths[k], -(-needed[k] // 8) * 8) for k in ("inputs", "targets"))
         lengths = {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
-        split = self._recollection.split(asked, updates) if self._recollection else None
         return Feed(asked, updates, split, self._converter, lengths, batch_size)
 
     def eval_feed(self, asked: TokenisedExamples) -> Feed:
@@ -258,9 +261,10 @@ class SelfLearningProcess:
         if self._recollection:
             self._recollection.study(source)
         explained = self.tokenised_updates(source, updates)
+        feed = self.feed(source, batch_size, explained)
         if self._contrast and self._contrast.attempts:
-            self._practice = self.feed(source, self._eval_batch_size, explained)
-        return self.feed(source, batch_size, explained)
+            self._practice = self._feed(source, self._eval_batch_size, explained, feed.split)
+        return feed
 
     def prepare(self, params, epoch: int, seed: int) -> None:
         """Before an epoch: keys with the current parameters; with a contrastive term, attempts at source examples."""

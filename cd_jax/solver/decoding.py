@@ -63,10 +63,20 @@ class _Decoder:
     """The network, one position at a time."""
 
     def __init__(self, network: T5, params: Any, tokens: jax.Array, cached: Cached | None, max_length: int, rows: int):
-        """Encodes `tokens` `[batch, passages, length]` for `rows` generations of each example."""
+        """Encodes what the decoder attends to.
+
+        Args:
+          network: the solver's.
+          params: its parameters.
+          tokens: passages `[batch, passages, length]`.
+          cached: states that are read beside the passages, or None.
+          max_length: room for tokens; decides the shapes.
+          rows: generations of each example.
+        """
         config = network.config
+        self.batch, self.rows = len(tokens), rows
         self._apply = functools.partial(network.apply, {"params": params})
-        self._layer, self._max_length = DecoderLayer(config), max_length
+        self._layer, self.max_length = DecoderLayer(config), max_length
         stacked = params["decoder"]["layers"]
         # Out of the stack, before the loop: inside, each step would copy them.
         self._layers = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(config.num_decoder_layers)]
@@ -80,7 +90,7 @@ class _Decoder:
     def step(self, token: jax.Array, cache: list, position: jax.Array) -> tuple[Any, list]:
         """Tokens `[batch * rows]` at a position to float32 logits `[batch * rows, vocab]`, and the cache after it."""
         x = self._apply(token, method="embed")
-        bias = self._apply(position, self._max_length, method="bias")
+        bias = self._apply(position, self.max_length, method="bias")
         new = []
         for params, cross, own in zip(self._layers, self._cross, cache, strict=True):
             given = (x, cross, own, position, bias, self._cross_bias)
@@ -105,24 +115,11 @@ def choose(logits: jax.Array, method: Decoding, key: jax.Array) -> jax.Array:
     return jax.random.categorical(key, logits).astype(jnp.int32)
 
 
-def sample(
-    network: T5,
-    params: Any,
-    tokens: jax.Array,
-    cached: Cached | None,
-    max_length: int,
-    limit: jax.Array,
-    method: Decoding,
-    seed: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
+def sample(decoder: _Decoder, limit: jax.Array, method: Decoding, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Draws generations, or writes the most probable tokens.
 
     Args:
-      network: the solver's.
-      params: its parameters.
-      tokens: passages `[batch, passages, length]`.
-      cached: states that are read beside the passages, or None.
-      max_length: room for tokens; decides the shapes.
+      decoder: of `method.num_samples` rows.
       limit: tokens at most, the end of sequence among them.
       method: how tokens are chosen.
       seed: of the draws.
@@ -131,8 +128,7 @@ def sample(
       Tokens `[batch, num_samples, max_length]`, 0 after the end of sequence, and the logarithm of their probability
       under the network (whatever the temperature), `[batch, num_samples]`.
     """
-    rows = len(tokens) * method.num_samples
-    decoder = _Decoder(network, params, tokens, cached, max_length, method.num_samples)
+    rows = decoder.batch * decoder.rows
 
     def unfinished(carry):
         position, _, _, done, _, _ = carry
@@ -148,10 +144,10 @@ def sample(
         score += jnp.where(done, 0.0, chosen)
         return position + 1, token, generated, done | (token == EOS_ID), score, cache
 
-    start = jnp.zeros((rows, max_length), jnp.int32)
+    start = jnp.zeros((rows, decoder.max_length), jnp.int32)
     carry = (jnp.int32(0), start[:, 0], start, jnp.zeros(rows, bool), jnp.zeros(rows, jnp.float32), decoder.cache)
     _, _, generated, _, score, _ = jax.lax.while_loop(unfinished, step, carry)
-    shape = (len(tokens), method.num_samples)
+    shape = (decoder.batch, decoder.rows)
     return generated.reshape(*shape, -1), score.reshape(shape)
 
 
@@ -160,15 +156,7 @@ def _take(x: jax.Array, beams: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, beams.reshape(*beams.shape, *(1,) * (x.ndim - 2)), 1)
 
 
-def beam_search(
-    network: T5,
-    params: Any,
-    tokens: jax.Array,
-    cached: Cached | None,
-    max_length: int,
-    limit: jax.Array,
-    method: Decoding,
-) -> tuple[jax.Array, jax.Array]:
+def beam_search(decoder: _Decoder, limit: jax.Array, method: Decoding) -> tuple[jax.Array, jax.Array]:
     """Beam search as Hugging Face's `generate(num_beams=…)` does it, with `early_stopping=False`.
 
     Of every step's `2 * num_beams` best continuations, those that end and are among the `num_beams` best compete with
@@ -176,11 +164,7 @@ def beam_search(
     long as it is, is no better than the worst of the ended ones.
 
     Args:
-      network: the solver's.
-      params: its parameters.
-      tokens: passages `[batch, passages, length]`.
-      cached: states that are read beside the passages, or None.
-      max_length: room for tokens; decides the shapes.
+      decoder: of `method.num_beams` rows.
       limit: tokens at most, the end of sequence among them.
       method: the number of beams and the length penalty.
 
@@ -188,8 +172,7 @@ def beam_search(
       Tokens `[batch, num_beams, max_length]`, the best first, and `log p / length ** length_penalty`
       `[batch, num_beams]`.
     """
-    batch, beams = len(tokens), method.num_beams
-    decoder = _Decoder(network, params, tokens, cached, max_length, beams)
+    batch, beams = decoder.batch, decoder.rows
 
     def normalised(score, length):
         return score / length.astype(jnp.float32) ** method.length_penalty
@@ -220,7 +203,7 @@ def beam_search(
         open_ &= normalised(running[:, 0], position + 1) > ended.min(1)
         return position + 1, open_, _take(continued, order), running, ended_written, ended, cache
 
-    written = jnp.zeros((batch, beams, max_length), jnp.int32)
+    written = jnp.zeros((batch, beams, decoder.max_length), jnp.int32)
     running = jnp.where(jnp.arange(beams) == 0, 0.0, _NEVER)[None].repeat(batch, 0)
     none, open_ = jnp.full((batch, beams), _NEVER), jnp.ones(batch, bool)
     carry = (jnp.int32(0), open_, written, running, written, none, decoder.cache)
@@ -238,10 +221,11 @@ def generate(
     method: Decoding,
     seed: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """`beam_search` or `sample`, as the method says."""
+    """`beam_search` or `sample`, as the method says; the other arguments are theirs, and those of `_Decoder`."""
+    decoder = _Decoder(network, params, tokens, cached, max_length, method.rows)
     if method.num_beams > 1:
-        return beam_search(network, params, tokens, cached, max_length, limit, method)
-    return sample(network, params, tokens, cached, max_length, limit, method, seed)
+        return beam_search(decoder, limit, method)
+    return sample(decoder, limit, method, seed)
 
 
 def bucketed(length: int) -> int:
