@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import runs
 
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.solver.solver import TrainState
-from cd_jax.train import Budget
+from cd_jax.train import Budget, Trainer
+from cd_jax.types import Example, Update
 
 # Differ between runs of the same numbers.
 CLOCKS = ("examples_per_second", "train_seconds")
@@ -156,6 +158,21 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(distilled, tmp_path, user_envir
     # Of a memory with room for 1,000: two queries of both examples of four steps.
     assert remembered["used"].shape == (1000,)
     assert remembered["used"].sum() == 2 * 2 * 4
+
+
+def test_who_asks_the_same_is_shown_nothing_of_it():
+    """Whether what explains the one, the other or neither found room in memory, and in whatever words."""
+    examples = [
+        Example(name, "t", prompt, "", "y") for name, prompt in (("a", "P"), ("b", "P"), ("c", "P"), ("d", "Q"))
+    ]
+    updates = {
+        name: [Update(name, "t", text, "oracle", "p", 0, 0)] for name, text in (("a", "u"), ("b", "v"), ("d", "u"))
+    }
+    trainer = types.SimpleNamespace(_source=types.SimpleNamespace(examples=examples), _seed=0)
+    memory = Trainer._remembered(trainer, None, updates)
+    assert len(memory.rows()) == 3
+    a, b, c, d = memory.owner_ids(["a", "b", "c", "d"])
+    assert a == b == c != d
 
 
 # When it ends: no run needed
