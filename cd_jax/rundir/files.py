@@ -1,0 +1,262 @@
+"""Files that others may have cut, damaged or made: read with one error that names them, written whole or not at all."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cd_jax.errors import RequestError, RunError
+
+Json = dict[str, Any]
+Path = str | os.PathLike[str]
+Parsed = TypeVar("Parsed")
+
+# What we write under is `.NAME.<32 hexadecimal digits>.tmp`: nobody else has such names.
+_TEMPORARY = f".*.{'[0-9a-f]' * 32}.tmp"
+_FULL = "free some space or name another folder, then try again"
+
+
+# Reading
+
+
+def parse_json(text: bytes | str) -> Any:
+    """A JSON value, strictly.
+
+    Raises:
+      ValueError: it is none, in one line: also where it is not UTF-8, is nested too deep, has a number of thousands of
+        digits, or NaN and Infinity, which JSON does not know.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError as error:
+        # Without its own "line 1", which is wrong within a file of lines.
+        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise ValueError(f"not JSON: {error.msg} at {where}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from error
+    except RecursionError:
+        raise ValueError("not JSON that anyone wrote: nested too deep") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not np.isfinite(value):
+        raise ValueError(f"not JSON of this program: {text[:20]} is too large a number")
+    return value
+
+
+def read_bytes(path: Path, mend: str) -> bytes:
+    """A file's content.
+
+    Args:
+      path: of the file.
+      mend: what to do where it cannot be read; ends the error.
+
+    Raises:
+      RequestError: it cannot be read.
+    """
+    try:
+        return pathlib.Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: no such file; {mend}") from error
+    except (OSError, ValueError) as error:
+        # A ValueError: the name holds a null.
+        raise RequestError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {mend}") from error
+
+
+def read_text(path: Path, mend: str) -> str:
+    """The same, of a text in UTF-8, without its byte order mark; RequestError also where it is no such text."""
+    try:
+        return read_bytes(path, mend).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path}: not text in UTF-8 (byte {error.start}); {mend}") from error
+
+
+def read_json(path: Path, mend: str) -> Json:
+    """The JSON object in a file.
+
+    Raises:
+      RequestError: the file cannot be read, or holds something else; one line that ends in `mend`.
+    """
+    content = read_bytes(path, mend).removeprefix(b"\xef\xbb\xbf")
+    try:
+        found = parse_json(content)
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}; {mend}") from error
+    if not isinstance(found, dict):
+        raise RequestError(f"{path}: not a JSON object; {mend}")
+    return found
+
+
+def read_json_lines(path: Path, parse: Callable[[Json], Parsed], what: str, mend: str) -> list[Parsed]:
+    """What `parse` makes of each line, a JSON object; empty lines are passed over.
+
+    Args:
+      path: of the file.
+      parse: raises ValueError, TypeError or KeyError for an object that is none of its kind.
+      what: a line is, such as `an update`.
+      mend: what to do about a line that is not.
+
+    Raises:
+      RequestError: the file cannot be read, or a line is malformed; names the line.
+    """
+    parsed = []
+    # As bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
+    for number, line in enumerate(read_bytes(path, mend).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            parsed.append(parse(json_object(line)))
+        except (ValueError, TypeError, KeyError) as error:
+            said = f"lacks {error}" if isinstance(error, KeyError) else error
+            raise RequestError(f"{path}:{number}: not {what} ({said}); {mend}") from error
+    return parsed
+
+
+def json_object(line: bytes | str) -> Json:
+    """The JSON object in a line. Raises ValueError where it holds something else."""
+    found = parse_json(line)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def read_array(path: Path, mend: str) -> np.ndarray:
+    """The array in a `.npy` file; never one of Python objects.
+
+    Raises:
+      RequestError: it cannot be read, is cut, or is no array; one line that ends in `mend`.
+    """
+    try:
+        # Mapped first: a damaged header must not make us ask for memory that the file cannot fill.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: no such file; {mend}") from error
+    except Exception as error:  # Its header is a Python expression, so that anything may be raised.
+        said = " ".join(str(error).split())[:100] or type(error).__name__
+        raise RequestError(f"{path}: cannot be read as an array ({said}); {mend}") from error
+
+
+# Writing
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader finds either the old one or the whole new one; makes its folder.
+
+    Raises:
+      RunError: it cannot be written, e.g. because the disk is full; what stood there before is kept.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            with open(temporary, "r+b") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # Some file systems report a full disk only here.
+            os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8. A lone surrogate, which has none, is written as its escape."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As `write_bytes`, of a JSON value."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An empty file beside `path`, locked while its writer lives, so that `clean_up` knows the dead."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        # Where the file system has no locks, nothing is cleaned up either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary
+    finally:
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[pathlib.Path]:
+    """A folder that appears at `path` in one piece when the block ends, and not at all where it fails.
+
+    What is there already goes away in the same moment; whoever must not lose it looks before.
+
+    Raises:
+      RunError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary.mkdir()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
+    with _locked_folder(temporary):
+        try:
+            yield temporary
+            _put_in_place(temporary, path)
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    if not path.exists():
+        os.replace(temporary, path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    os.replace(path, old)
+    os.replace(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def clean_up(directory: Path) -> None:
+    """Removes what writers left anywhere in `directory` when they were killed; what a living one writes stays."""
+    for left in list(pathlib.Path(directory).rglob(_TEMPORARY)):
+        with contextlib.suppress(OSError):
+            _remove_if_dead(left)
+
+
+def _remove_if_dead(left: pathlib.Path) -> None:
+    descriptor = os.open(left, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Raises where its writer lives.
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""One writer at a time: a lock on a folder that ends with the process that holds it, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from cd_jax.errors import RequestError, RunError
+from cd_jax.rundir import files
+
+NAME = ".lock"
+# Of this process: a verb that runs another one on the same folder holds its lock already.
+_held: dict[pathlib.Path, int] = {}
+
+
+@contextlib.contextmanager
+def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
+    """Holds the folder's lock; makes the folder where it is missing, and clears what dead writers left in it.
+
+    Readers (`eval`, `infer`, `report`, `export`) take none.
+
+    Args:
+      directory: what is written to.
+      verb: who writes; the error of a second one names it.
+
+    Raises:
+      RequestError: another process holds it.
+      RunError: the folder cannot be written to.
+    """
+    folder = pathlib.Path(directory).absolute()
+    if folder in _held:
+        yield
+        return
+    existed = folder.is_dir()
+    descriptor = _acquire(folder, verb)
+    _held[folder] = descriptor
+    try:
+        files.clean_up(folder)
+        yield
+    finally:
+        del _held[folder]
+        with contextlib.suppress(OSError):
+            (folder / NAME).unlink()
+            if not existed:
+                # Refused before anything was written: nothing is left.
+                folder.rmdir()
+        os.close(descriptor)
+
+
+def _acquire(folder: pathlib.Path, verb: str) -> int:
+    path = folder / NAME
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except FileNotFoundError:
+            continue  # Whoever held it has just removed the folder that it had made.
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another --model_dir") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 100).decode("utf-8", "replace").strip() or "another command"
+            os.close(descriptor)
+            raise RequestError(
+                f"{folder}: {holder} writes there now; wait until it has ended, or choose another --model_dir"
+            ) from None
+        except OSError:
+            pass  # A file system without locks: as before there were any.
+        if _is_current(path, descriptor):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"cd_jax {verb} (process {os.getpid()})".encode())
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_current(path: pathlib.Path, descriptor: int) -> bool:
+    """Whether the file that was locked is still the one that others will find."""
+    try:
+        there, held = os.stat(path), os.fstat(descriptor)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
