@@ -48,18 +48,19 @@ AGENTS = {
 }
 
 
-def tokenised(name: str, split: str, per_task: int | None = None) -> TokenisedExamples:
+def tokenised(name: str, split: str, per_task: int | None = None, sample_seed: int = 0) -> TokenisedExamples:
     """Reads a split through SeqIO.
 
     Args:
       name: task or mixture.
       split: of the task.
-      per_task: at most so many examples of each task, spread evenly; None takes all.
+      per_task: at most so many examples of each task; None takes all.
+      sample_seed: draws them, see `tasks.Sample`.
 
     Raises:
       RequestError: no such task, its files are missing or malformed, or the split is empty.
     """
-    examples = tasks.examples(name, split, per_task)
+    examples = tasks.examples(name, split, per_task, sample_seed)
     if not examples:
         raise RequestError(f"split {split!r} of {name!r} has no examples; choose another task or split")
     parts = [_read_all(task, split) for task in tasks.subtasks(name)]

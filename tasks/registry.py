@@ -15,6 +15,7 @@ from cd_jax.tasks.babi import archive
 from cd_jax.tasks.babi.worlds import WORLDS, generate, shifts
 from cd_jax.tasks.com2sense import pairs as com2sense_pairs
 from cd_jax.tasks.com2sense import reader as com2sense_reader
+from cd_jax.tasks.sample import Sample
 from cd_jax.tasks.source import ExampleDataSource, ExampleMixture, ExampleTask, Read, keep_end
 from cd_jax.types import Example
 
@@ -258,35 +259,17 @@ def subtasks(name: str) -> list[str]:
     return names()[name]
 
 
-def examples(name: str, split: str, per_task: int | None = None) -> list[Example]:
+def examples(name: str, split: str, per_task: int | None = None, seed: int = 0) -> list[Example]:
     """Examples of a task or mixture, in the order in which its SeqIO datasets yield them.
 
     Args:
       name: of the task or mixture.
       split: `train`, `validation` or `test`; of the original Com2Sense also `unlabelled`.
-      per_task: at most so many of each task, spread evenly over it (pairs stay together); None takes all.
+      per_task: at most so many of each task, see `Sample`; None takes all.
+      seed: of the sample.
 
     Raises:
-      RequestError: no such task, or its files are missing or malformed.
+      RequestError: no such task, its files are missing or malformed, or a sample of nothing.
     """
-    chosen = []
-    for task in subtasks(name):
-        rows = _registered.tasks[task](split)
-        chosen += rows if per_task is None else _spread(rows, per_task)
-    return chosen
-
-
-def _spread(rows: list[Example], size: int) -> list[Example]:
-    """At most `size` of the rows, or one pair where that is more."""
-    if size >= len(rows):
-        return rows
-    units: dict[str, list[Example]] = {}
-    for row in rows:
-        units.setdefault(row.pair_id or row.example_id, []).append(row)
-    groups = list(units.values())
-    for wanted in range(round(size * len(groups) / len(rows)), 0, -1):
-        chosen = [row for i in range(wanted) for row in groups[i * len(groups) // wanted]]
-        # Where some have lost their partner, the chosen groups can be larger than most.
-        if len(chosen) <= size:
-            return chosen
-    return groups[0]
+    sample = Sample(per_task, seed)
+    return [row for task in subtasks(name) for row in sample.of(_registered.tasks[task](split), split)]

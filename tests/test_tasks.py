@@ -1,10 +1,12 @@
 """Registry, SeqIO and vocabulary."""
 
+import collections
 import itertools
 import pathlib
 import re
 
 import hypothesis
+import numpy as np
 import pytest
 import sentencepiece
 import seqio
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
-from cd_jax.tasks import registry
+from cd_jax.tasks import registry, sample
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi.worlds import WORLDS, generate, shifts
 from cd_jax.tasks.com2sense import pairs
@@ -198,16 +200,74 @@ class TestRegistry:
                 ask(name)
 
 
-class TestSpread:
+def positions(rows):
+    """Of each question in its story: how many of the same story come before it in the split."""
+    told = collections.Counter()
+    found = {}
+    for row in rows:
+        found[row.example_id] = told[row.story_id] if row.story_id else 0
+        told[row.story_id] += 1
+    return found
+
+
+class TestSample:
     """`examples(per_task=)`."""
 
     def test_of_each_task_of_a_mixture(self):
         rows = tasks.examples("babi_all", "test", 30)
         assert [row.task for row in rows] == [task for task in tasks.subtasks("babi_all") for _ in range(30)]
-        # 30 of 1,000: never more than 34 apart.
-        places = [int(row.example_id.split("/")[-1]) for row in rows[:30]]
-        assert places[0] == 0
-        assert {after - before for before, after in itertools.pairwise(places)} == {33, 34}
+
+    @pytest.mark.parametrize("size", [1, 7, 50, 100, 333, 995])
+    def test_questions_of_all_positions_in_equal_shares(self, size):
+        """Of 1,000 with 5 questions a story, every k-th with k a multiple of 5 is the first of its story."""
+        whole = tasks.examples("babi_qa1", "test")
+        place = positions(whole)
+        assert set(collections.Counter(place.values()).values()) == {200}
+        drawn = tasks.examples("babi_qa1", "test", size, seed=3)
+        assert len(drawn) == size
+        shares = collections.Counter(place[row.example_id] for row in drawn)
+        assert all(abs(shares[position] - size / 5) < 1 for position in range(5))
+
+    @needs_babi
+    def test_released_contexts_are_as_long_as_those_of_all(self):
+        tasks.register(babi_dir=BABI_DIR)
+
+        def sentences(rows):
+            return np.array([row.context.count(".") for row in rows])
+
+        whole = sentences(tasks.examples("babi_qa1", "test"))
+        assert whole.mean() == 6.0
+        means = [sentences(tasks.examples("babi_qa1", "test", 50, seed)).mean() for seed in range(40)]
+        # Equal shares of the positions leave no variance of the length; every k-th has 2.0.
+        assert set(means) == {6.0}
+
+    def test_the_seed_decides(self):
+        draws = [tasks.examples("babi_qa2", "test", 20, seed) for seed in (0, 0, 1)]
+        assert draws[0] == draws[1] != draws[2]
+        assert tasks.examples("babi_qa2", "test", 20) == draws[0]
+
+    def test_the_same_on_every_machine(self):
+        """Who asks for the same seed gets the same examples, in later versions, too."""
+        drawn = tasks.examples("babi_qa1", "test", 5, seed=0)
+        assert [row.example_id.rpartition("/")[2] for row in drawn] == ["124", "223", "250", "371", "822"]
+
+    def test_every_example_has_the_same_chance(self):
+        rows = tasks.examples("babi_qa1", "test")[:60]
+        draws = 3000
+        counts = collections.Counter(
+            row.example_id for seed in range(draws) for row in sample.Sample(13, seed).of(rows, "test")
+        )
+        # Twelve rows of each of five positions, drawn without replacement: a binomial bound is wider than it need be.
+        chance = 13 / 60
+        deviation = (chance * (1 - chance) / draws) ** 0.5
+        shares = np.array([counts[row.example_id] / draws for row in rows])
+        # One in 60 rows exceeds 4.5 deviations once in 2,000 such tests; the draws are seeded.
+        assert np.abs(shares - chance).max() < 4.5 * deviation
+
+    @pytest.mark.parametrize("size", [0, -1])
+    def test_a_sample_of_nothing(self, size):
+        with pytest.raises(RequestError, match=f"a sample of {size} examples a task is none; bind 1 or more"):
+            tasks.examples("babi_qa1", "test", size)
 
     def test_pairs_stay_together(self):
         rows = tasks.examples("com2sense", "test", 10)
@@ -223,7 +283,7 @@ class TestSpread:
     @pytest.mark.parametrize("size", [1, 2, 3, 50, 100, 500, 700, 779])
     def test_the_original_dev_with_its_lost_partners(self, size):
         tasks.register(com2sense_dir=COM2SENSE_DIR)
-        assert_spread(tasks.examples("com2sense", "test"), tasks.examples("com2sense", "test", size), size)
+        assert_sample(tasks.examples("com2sense", "test"), tasks.examples("com2sense", "test", size), size)
 
     @hypothesis.settings(deadline=None)
     @hypothesis.given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 60))
@@ -233,10 +293,26 @@ class TestSpread:
             for i, pair in enumerate(paired)
             for letter in ("ab" if pair else "a")
         ]
-        assert_spread(rows, registry._spread(rows, size), size)
+        assert_sample(rows, sample.Sample(size).of(rows, "test"), size)
+
+    @hypothesis.settings(deadline=None)
+    @hypothesis.given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.data())
+    def test_a_smaller_sample_is_part_of_a_larger_one(self, stories, data):
+        rows = [
+            Example(f"t/test/{i}/{j}", "t", "c", "q", "a", story_id=f"s{i}")
+            for i, questions in enumerate(stories)
+            for j in range(questions)
+        ]
+        sizes = sorted(data.draw(st.lists(st.integers(1, len(rows)), min_size=2, max_size=2)))
+        small, large = ({row.example_id for row in sample.Sample(size).of(rows, "test")} for size in sizes)
+        assert small <= large and [len(small), len(large)] == sizes
+        place = positions(rows)
+        share = collections.Counter(place.values())
+        for position, count in collections.Counter(place[name] for name in small).items():
+            assert abs(count - sizes[0] * share[position] / len(rows)) < 2
 
 
-def assert_spread(rows, chosen, size):
+def assert_sample(rows, chosen, size):
     places = [rows.index(row) for row in chosen]
     assert places == sorted(set(places))
     for one in chosen:
@@ -245,10 +321,9 @@ def assert_spread(rows, chosen, size):
     if size >= len(rows):
         assert chosen == rows
     else:
-        # A pair is not parted: who asks for one example can get two.
+        # A pair is not parted: who asks for one example can get two, who asks for an odd number one less.
         assert 0 < len(chosen) <= max(size, 2)
-        # And not far fewer: at the worst nothing but pairs was chosen where half of the rows have no partner.
-        assert len(chosen) >= size / 2 - 1
+        assert len(chosen) >= size - 1
 
 
 class TestVocabulary:
