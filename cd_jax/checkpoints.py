@@ -2,13 +2,18 @@
 
 import contextlib
 import dataclasses
+import errno
+import hashlib
 import json
+import math
 import pathlib
 import re
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -16,6 +21,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from cd_jax.errors import RequestError, RunError
 from cd_jax.solver.solver import TrainState
 
+Read = TypeVar("Read")
+
+_NOT_EVALUATED = 2.0
+_LONGEST = 200  # characters of what others say
 # In TensorStore's description of what it could not read.
 _STORED = re.compile(r"'path': '(?:params|opt_state)\.([\w.]+)/'")
 
@@ -29,19 +38,33 @@ class Progress:
       validation: `[step, error]` of every evaluation so far; the error is 1 - accuracy.
       train_seconds: spent, over all interruptions.
       stopped_by: `plateau` or `budget`; empty while the run goes on.
+      budget: of a run that its budget stopped: whether it was `steps` or `seconds` that ended.
+      trained_on: `{"task", "examples", "updates"}`, the source and how much there is of it.
+      bindings: of gin, in force, see `resumption`.
+      changes: `[step, {binding: value}]`, what was changed later, and from which step on.
+      pending: losses since the last line of metrics.
+      parameters: digests of the parameters at each step that was saved.
+      fingerprints: of the state beside it, by the names of its leaves; see `fingerprints`.
     """
 
     identity: dict[str, Any]
     validation: list[list[float]] = dataclasses.field(default_factory=list)
     train_seconds: float = 0.0
     stopped_by: str = ""
+    budget: str = ""
+    trained_on: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bindings: dict[str, str] = dataclasses.field(default_factory=dict)
+    changes: list[list[Any]] = dataclasses.field(default_factory=list)
+    pending: list[float] = dataclasses.field(default_factory=list)
+    parameters: dict[str, str] = dataclasses.field(default_factory=dict)
+    fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def best(self) -> list[float]:
         """The `[step, error]` with the smallest error; the first of them."""
         return min(self.validation, key=lambda pair: pair[1])
 
     def evaluations_since_best(self) -> int:
-        """How many evaluations brought no improvement since the best one."""
+        """How many evaluations brought no improvement since the best one; at least one was made."""
         return len(self.validation) - 1 - self.validation.index(self.best())
 
 
@@ -58,6 +81,7 @@ class Checkpoints:
         self._directory = pathlib.Path(model_dir).absolute() / "checkpoints"
         self._read_only = read_only
         self._manager: ocp.CheckpointManager | None = None
+        self._seen = self._steps_there()
         if self._directory.is_dir():
             self._open()
 
@@ -87,27 +111,51 @@ class Checkpoints:
         """The step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step() if self._manager else None
 
+    def was_replaced(self) -> bool:
+        """Whether another process has saved or removed checkpoints since these were opened."""
+        return self._steps_there() != self._seen
+
+    def _steps_there(self) -> set[str]:
+        return {path.name for path in self._directory.glob("*") if path.name.isdecimal()}
+
+    def _newest_first(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True) if self._manager else []
+
     def best(self) -> tuple[int, Progress]:
-        """The step of the best parameters, and the progress of the newest checkpoint.
+        """The step of the best parameters, and the progress of the newest checkpoint that can be read.
 
         Raises:
-          RequestError: there is no checkpoint.
+          RequestError: there is no checkpoint, or none that can be read.
         """
-        latest = self.latest_step()
-        if latest is None:
+        if self.latest_step() is None:
             runs = sorted(path.parent.name for path in self._directory.parent.glob("*/checkpoints"))
             mend = (
                 f"give one of its runs: {', '.join(runs)}" if runs else "run `cd_jax train` with this --model_dir first"
             )
             raise RequestError(f"{self._directory.parent}: holds no checkpoint; {mend}")
-        progress = self.progress(latest)
-        # An imported model was never evaluated.
+        latest, progress = self._first_whole(self._newest_first(), lambda step: self.progress(step))
+        # An imported model, and a run that was interrupted before, were never evaluated.
         return int(progress.best()[0]) if progress.validation else latest, progress
 
+    @staticmethod
+    def _first_whole(steps: list[int], read: Callable[[int], Read]) -> tuple[int, Read]:
+        """The first of these checkpoints that can be read, and what was read; those before it are told."""
+        for step in steps[:-1]:
+            try:
+                return step, read(step)
+            except RequestError as error:
+                print(f"cd_jax: {error}; meanwhile the one before it serves", file=sys.stderr, flush=True)
+        return steps[-1], read(steps[-1])
+
     def progress(self, step: int) -> Progress:
-        """The progress saved at a step."""
-        restored = self._open().restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        return Progress(**restored["progress"])
+        """The progress saved at a step.
+
+        Raises:
+          RequestError: it cannot be read.
+        """
+        with self._reading(step):
+            restored = self._open().restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            return _parsed(restored["progress"])
 
     def check_identity(
         self, identity: dict[str, Any], mend: str = "choose another --model_dir or ask for what it holds"
@@ -133,21 +181,44 @@ class Checkpoints:
                     f"{self._directory}: holds a checkpoint with {name}={held!r}, not {wanted!r}; {mend}"
                 )
 
+    def restore_newest(self, abstract_state: TrainState) -> tuple[TrainState, dict, Progress]:
+        """State, what was kept of the memory, and progress of the newest checkpoint that is whole.
+
+        Newer ones that are damaged are told, and removed: what is saved next would bear their steps.
+
+        Args:
+          abstract_state: names the devices of the state.
+
+        Raises:
+          RequestError: none is whole.
+        """
+        steps = self._newest_first()
+        step, restored = self._first_whole(steps, lambda step: self.restore(step, abstract_state))
+        for damaged in steps[: steps.index(step)]:
+            self._open().delete(damaged)
+        return restored
+
     def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict, Progress]:
-        """State, what was kept of the memory, and progress; the state on the devices that `abstract_state` names."""
+        """As `restore_newest`, of one step.
+
+        Raises:
+          RequestError: it cannot be read, or is not what was saved.
+        """
         items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
         if (self._directory / str(step) / "memory").exists():
             items["memory"] = ocp.args.StandardRestore()
         with self._reading(step):
             restored = self._open().restore(step, args=ocp.args.Composite(**items))
+            progress = _parsed(restored["progress"])
+        self._check_fingerprints(step, restored["state"], progress)
         remembered = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
-        return restored["state"], remembered, Progress(**restored["progress"])
+        return restored["state"], remembered, progress
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone, on the devices that `abstract_params` names; nothing else is read.
 
         Raises:
-          RequestError: a parameter is missing, of another shape, or cannot be read.
+          RequestError: a parameter is missing, of another shape, cannot be read, or is not what was saved.
         """
         wanted = {"params": abstract_params}
         args = ocp.args.PyTreeRestore(
@@ -160,14 +231,59 @@ class Checkpoints:
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 name = "/".join(key.key for key in path)
                 raise RequestError(f"{self._directory}/{step}: lacks the tensor {name} {list(leaf.shape)}")
+        self._check_fingerprints(step, {"params": params}, self.progress(step))
         return params
 
-    def save(self, step: int, state: TrainState, remembered: dict[str, np.ndarray], progress: Progress) -> None:
-        """Starts to save; returns once the state is copied off the devices. `remembered` is empty without memory.
+    def restore_best(self, abstract_params: Any) -> tuple[int, Any]:
+        """The step and the parameters of the best checkpoint that is whole; better ones that are not are told.
+
+        Raises:
+          RequestError: none is whole.
+        """
+        best, progress = self.best()
+        error = {int(step): error for step, error in progress.validation}
+        steps = sorted(self._newest_first(), key=lambda step: (step != best, error.get(step, math.inf), step))
+        return self._first_whole(steps, lambda step: self.restore_params(step, abstract_params))
+
+    def _check_fingerprints(self, step: int, tree: Any, progress: Progress) -> None:
+        """Raises RequestError where a leaf is not what was saved, or, of an old checkpoint, is not finite."""
+        where = f"{self._directory}/{step}"
+        found = fingerprints(tree)
+        for name, value in found.items():
+            if progress.fingerprints and progress.fingerprints.get(name) != value:
+                raise RequestError(
+                    f"{where}: the tensor {name} is not what was saved; copy the checkpoint again, whole"
+                )
+        if not progress.fingerprints:
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                if not bool(jnp.isfinite(leaf).all()):
+                    raise RequestError(
+                        f"{where}: the tensor {_name(path)} has values that are not finite; "
+                        "copy the checkpoint again, whole"
+                    )
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        remembered: dict[str, np.ndarray],
+        progress: Progress,
+        evaluated: bool = True,
+    ) -> None:
+        """Starts to save; returns once the state is copied off the devices.
+
+        Args:
+          step: of the state.
+          state: of the solver.
+          remembered: what is kept of the memory; empty without one.
+          progress: of the run; gets the fingerprints of the state.
+          evaluated: whether its last evaluation is of this step.
 
         Raises:
           RunError: this checkpoint, or the one before it, cannot be written.
         """
+        progress.fingerprints = fingerprints(state)
+        progress.parameters[str(step)] = _digest(progress.fingerprints)
         items = {
             "state": ocp.args.StandardSave(state),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
@@ -175,8 +291,11 @@ class Checkpoints:
         if remembered:
             items["memory"] = ocp.args.StandardSave(remembered)
         args = ocp.args.Composite(**items)
-        error = progress.validation[-1][1] if progress.validation else 1.0
+        # Worse than any where there is none, so that it never takes the place of the best.
+        error = progress.validation[-1][1] if evaluated and progress.validation else _NOT_EVALUATED
         with self._writing():
+            if self._manager and not self._directory.is_dir():
+                raise OSError(errno.ENOENT, "it was removed while the run went on")
             self._open().save(step, args=args, metrics={"error": float(error), "step": step}, force=True)
 
     def close(self) -> None:
@@ -185,6 +304,8 @@ class Checkpoints:
             with self._writing():
                 self._manager.wait_until_finished()
                 self._manager.close()
+                if not self._directory.is_dir():
+                    raise OSError(errno.ENOENT, "it was removed while the run went on")
             self._manager = None
 
     @contextlib.contextmanager
@@ -195,7 +316,8 @@ class Checkpoints:
             tensor = _STORED.search(str(error))
             what = f"the tensor {tensor[1].replace('.', '/')}" if tensor else str(error).partition(" [")[0]
             raise RequestError(
-                f"{self._directory}/{step}: cannot be read ({what}); copy the checkpoint again, whole"
+                f"{self._directory}/{step}: cannot be read ({' '.join(what.split())[:_LONGEST]}); "
+                "copy the checkpoint again, whole"
             ) from error
 
     @contextlib.contextmanager
@@ -208,6 +330,55 @@ class Checkpoints:
                 f"{self._directory}: a checkpoint cannot be written ({str(error).rpartition(': ')[2]}); "
                 f"mend it and run again, which resumes from step {self.latest_step() or 0}"
             ) from error
+
+
+def _parsed(found: dict[str, Any]) -> Progress:
+    """Progress as it was saved. Raises where it is of other kinds."""
+    progress = Progress(**found)
+    for name, kind in (("identity", dict), ("validation", list), ("parameters", dict), ("fingerprints", dict)):
+        if not isinstance(getattr(progress, name), kind):
+            raise TypeError(f"`{name}` is no {kind.__name__}")
+    if not isinstance(progress.identity.get("agent"), str):
+        raise TypeError("`identity` has no agent")
+    for step, error in progress.validation:
+        if not (isinstance(step, int | float) and isinstance(error, int | float)):
+            raise TypeError("`validation` is not of numbers")
+    return progress
+
+
+def fingerprints(tree: Any) -> dict[str, int]:
+    """A number for each array, by its name, which is another one wherever a single bit is.
+
+    Orbax's files have no checksum that reading compares. Computed where the arrays lie, the same on every mesh: the sum
+    over all elements of their bits times an odd number, modulo 2^32.
+    """
+    numbers = jax.device_get(_fingerprints(tree))
+    return {_name(path): int(number) for path, number in jax.tree_util.tree_leaves_with_path(numbers)}
+
+
+@jax.jit
+def _fingerprints(tree: Any) -> Any:
+    return jax.tree.map(_fingerprint, tree)
+
+
+def _fingerprint(array: jax.Array) -> jax.Array:
+    kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+    bits = jax.lax.bitcast_convert_type(array, kinds[array.dtype.itemsize]).astype(jnp.uint32)
+    place, stride = jnp.zeros(array.shape, jnp.uint32), 1
+    for axis in reversed(range(array.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= array.shape[axis]
+    return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32)
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def _digest(numbers: dict[str, int]) -> str:
+    """Of the parameters among the fingerprints of a state."""
+    own = sorted((name, number) for name, number in numbers.items() if name.startswith("params/"))
+    return hashlib.sha256(repr(own).encode()).hexdigest()[:16]
 
 
 def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """The command line: verbs, flags, gin, and errors in one line."""
 
 import argparse
-import contextlib
-import difflib
+import importlib
 import os
 import pathlib
 import re
 import sys
-import tokenize
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+import cd_jax
+from cd_jax import gin_files
 from cd_jax.errors import RequestError, RunError
+from cd_jax.rundir import interrupt
 
 VERBS = {
     "demo": "the main job: distil, train, evaluate and compare three agents",
@@ -30,10 +31,6 @@ DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill",
 DEFAULT_GIN["aot"] = "runs/aot.gin"
 DEFAULT_GIN["export"] = DEFAULT_GIN["infer"]
 DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
-# The two ways in which gin says that a macro has no value.
-_UNBOUND = re.compile(r"(?:^|\s)'?([A-Z_][A-Z_0-9]*)/(?:gin\.)?macro(?:\.value set to `%gin\.REQUIRED`|' in config)")
-# Configurables that the config.gin of older runs binds.
-_GONE = ["fill_memory"]
 _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
@@ -48,15 +45,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Contrastive distillation: sequence models that learn from explanations (arXiv 2212.11353).",
         epilog="Every binding of gin can be given as --gin.NAME=VALUE, e.g. --gin.BATCH_SIZE=32.",
     )
+    parser.add_argument("--version", action="version", version=f"cd_jax {cd_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, line in VERBS.items():
-        sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
+        sub = verbs.add_parser(
+            verb, help=line, description=line, allow_abbrev=False, epilog=_epilog(verb),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         sub.add_argument(
             "--model_dir",
             required=verb not in ("tasks", "demo", "aot"),
             help="folder of what the verb reads and writes",
         )
         sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
+        sub.add_argument(
+            "--gin_search_paths", action="append", default=[], help="folders of gin files, by commas; repeatable"
+        )
+        sub.add_argument(
+            "--module_import", action="append", default=[], metavar="MODULE",
+            help="imports a module with tasks, teachers or verifiers of your own; repeatable",
+        )  # fmt: skip
+        sub.add_argument(
+            "--trust_gin",
+            action="store_true",
+            help="gin files in a run's folder may import modules, too: they are code",
+        )
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
         sub.add_argument("--com2sense_dir", help="folder with Com2Sense's train, dev and test.json, pair_id_*.json")
@@ -64,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         _add_own_flags(verb, sub)
     return parser
+
+
+def _epilog(verb: str) -> str:
+    """The gin file that the verb reads, where this is its help."""
+    if verb not in DEFAULT_GIN or not {"-h", "--help"} & set(sys.argv):
+        return ""
+    return gin_files.described(DEFAULT_GIN[verb])
 
 
 def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
@@ -113,114 +133,61 @@ def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, statements
 
 
-def _gin_folders() -> list[pathlib.Path]:
-    """Where gin files are looked up: the working folder, the checkout's gin/, the package's own."""
-    package = pathlib.Path(__file__).parent
-    return [pathlib.Path(), package.parent / "gin", package / "gin_files"]
-
-
-def _find_gin(name: str) -> str:
-    for folder in _gin_folders():
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise RequestError(f"{name}: no such gin file; `ls gin/*/` shows those that come with cd_jax")
-
-
 def _gin_files(args: argparse.Namespace) -> list[str]:
     """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
     files = list(args.gin_file)
     if args.verb == "demo":
         given = args.babi_dir or args.com2sense_dir or args.tfds_data_dir
         paper = args.direction or ("babi_to_com2sense" if given else None)
-        return [_find_gin(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
+        return [gin_files.find(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer", "export"):
         if not own.is_file() and not files:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
-        return [_find_gin(DEFAULT_GIN[args.verb]), *run, *map(_find_gin, files)]
-    return [_find_gin(name) for name in (DEFAULT_GIN[args.verb], *files)]
+        return [gin_files.find(DEFAULT_GIN[args.verb]), *run, *map(gin_files.find, files)]
+    return [gin_files.find(name) for name in (DEFAULT_GIN[args.verb], *files)]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
-    """Reads the gin files and the bindings of the command line.
+    """Imports the user's modules, and reads the gin files and the bindings of the command line.
 
     Raises:
-      RequestError: gin cannot read them, or nothing reads a binding.
+      RequestError: a module cannot be imported, gin cannot read them, or nothing reads a binding.
     """
-    import gin
-
-    from cd_jax import (
-        bindings,
-        configurables,  # noqa: F401  Registers all that gin can bind.
-    )
+    from cd_jax import configurables  # noqa: F401  Registers all that gin can bind.
     from cd_jax.aot import verb  # noqa: F401  As above.
 
-    statements = statements + [
-        f"{macro} = {_folder(value)!r}"
-        for macro, value in (
-            ("BABI_DIR", args.babi_dir),
-            ("COM2SENSE_DIR", args.com2sense_dir),
-            ("TFDS_DATA_DIR", args.tfds_data_dir),
-        )
-        if value
-    ]
-    if getattr(args, "seeds", None):
-        statements.append(f"SEEDS = {args.seeds}")
-    for folder in _gin_folders():
-        gin.add_config_file_search_path(str(folder))
-    # Plain files alone: gin's second reader takes `runs/` for a Python package, and fails where the working folder has
-    # a folder of that name, as it does where runs are kept.
-    del gin.config._FILE_READERS[1:]
-    for file in _gin_files(args):
-        with _naming(file):
-            gin.parse_config_file(file, skip_unknown=_GONE)
-    config = gin.config_str(max_line_length=10**6)
-    for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
-        _check_macro(name, name, config)
+    _import(args.module_import)
+    gin_files.add_search_paths(args.gin_search_paths)
     for statement in statements:
         name = statement.partition("=")[0].strip()
         if args.verb == "demo" and name in ("AGENT", "SEED"):
             raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
-        _check_macro(name, f"--gin.{name}", config)
-        with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
-            gin.parse_config(statement)
-    with _naming("gin"):
-        gin.finalize()
-    bindings.check_values()
+    given = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
+    statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in given if value]
+    if getattr(args, "seeds", None):
+        statements.append(f"SEEDS = {args.seeds}")
+    gin_files.configure(_gin_files(args), statements, args.trust_gin)
 
 
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Turns what gin raises, which is of many kinds and several lines, into an error that begins with its place."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        if unbound := _UNBOUND.search(text):
-            raise RequestError(f"{unbound[1]} is not bound; give --gin.{unbound[1]}=VALUE") from error
-        # The place in the statement of a flag says nothing that the flag itself does not say.
-        text = re.split(r"\n\s*(?:In bindings string|Failed to parse token)", text)[0]
-        if "malformed node" in text or isinstance(error, SyntaxError | tokenize.TokenError):
-            text = "not a value of Python; brackets must close, and text is quoted twice: --gin.NAME=\"'text'\""
-            text += f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.filename else ""
-        raise RequestError(f"{what}: {text}") from error
+def _import(modules: Sequence[str]) -> None:
+    """Imports the user's own modules, also from the working folder."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise RequestError(
+                f"--module_import={name}: cannot be imported ({type(error).__name__}: {error})"
+            ) from error
 
 
 def _folder(path: str) -> str:
     """Absolute, so that a run's config.gin serves from every working folder."""
     return path if "://" in path else os.path.abspath(path)
-
-
-def _check_macro(name: str, shown: str, config: str) -> None:
-    """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
-    known = set(re.findall(r"%([A-Za-z_]\w*)", config))
-    if "." in name or name in known:
-        return
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"those that are read: {', '.join(sorted(known))}"
-    raise RequestError(f"{shown}: nothing reads this macro; {hint}")
 
 
 def _one_line(text: object) -> str:
@@ -253,9 +220,31 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
     }[args.verb]
 
 
+def _check_folders(args: argparse.Namespace) -> None:
+    """Refuses what would be taken for the name of a folder here, and data that is not there.
+
+    Raises:
+      RequestError: so it is.
+    """
+    for flag in ("model_dir", "write", "output", "babi_dir", "com2sense_dir"):
+        value = getattr(args, flag, None)
+        if value and "://" in value:
+            raise RequestError(
+                f"--{flag}={value}: only local folders are read and written; copy with `gcloud storage cp -r`"
+            )
+    for flag, what in (
+        ("babi_dir", "the original archive, tasks_1-20_v1-2"),
+        ("com2sense_dir", "train.json, dev.json, test.json and pair_id_*.json"),
+    ):
+        value = getattr(args, flag, None)
+        if value and not os.path.isdir(value):
+            raise RequestError(f"--{flag}={value}: no such folder; give the one that holds {what}")
+
+
 def _run(arguments: Sequence[str]) -> None:
     others, statements = _split_gin(arguments)
     args = _parser().parse_args(others)
+    _check_folders(args)
     # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
@@ -278,15 +267,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb.
 
     Returns:
-      0; 1 where the run failed; 2 where the request was wrong.
+      0; 1 where the run failed; 2 where the request was wrong; 130 after SIGINT, 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(arguments)
+        with interrupt.listening():
+            _run(arguments)
         # Here, where an error of it is told, and not when Python ends.
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the last checkpoint", 1)
+    except interrupt.Interrupted as stopped:
+        kept = f"{stopped.kept}; " if stopped.kept else ""
+        return _fail(f"interrupted by {stopped}: {kept}the same command goes on from there", stopped.status)
     except BrokenPipeError:
         # Who reads has read enough, as `| head` does; what is left must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

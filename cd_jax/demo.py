@@ -5,13 +5,16 @@ import time
 
 import gin
 
-from cd_jax.checkpoints import Checkpoints
 from cd_jax.distill import distill
 from cd_jax.errors import RequestError
 from cd_jax.evaluate import evaluate
+from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.progress import clock
 from cd_jax.report.verb import report
 from cd_jax.run import agent_named, make_solver, run_name
+from cd_jax.rundir import files, interrupt, lock
+from cd_jax.solver.decoding import Decoding
+from cd_jax.step import Contrast
 from cd_jax.train import train
 
 _RECORD = "config.gin"
@@ -32,31 +35,30 @@ def demo(model_dir: str, agents: list[str], seeds: list[int]) -> None:
       RequestError: the folder holds an experiment of other bindings.
     """
     started, directory = time.monotonic(), pathlib.Path(model_dir)
-    _check_record(directory)
-    for agent in agents:
-        agent_named(agent)
-    # Made and thrown away: bindings that do not go together are to show before anything is written.
-    make_solver(128)
-    distill(model_dir)
-    (directory / _RECORD).write_text(gin.config_str(), encoding="utf-8")
-    for seed in seeds:
-        for agent in agents:
-            run_dir = str(directory / run_name(agent, seed))
-            with gin.unlock_config():
-                gin.parse_config(f"AGENT = {agent!r}\nSEED = {seed}")
-            train(run_dir, distilled=model_dir)
-            _evaluate_once(run_dir)
-    print(report(model_dir))
+    with lock.exclusive(model_dir, "demo"):
+        _check_record(directory)
+        _check_stages(agents)
+        distill(model_dir)
+        files.write_text_where_changed(directory / _RECORD, gin.config_str())
+        for seed in seeds:
+            for agent in agents:
+                interrupt.check(f"all before {run_name(agent, seed)} is done")
+                run_dir = str(directory / run_name(agent, seed))
+                with gin.unlock_config():
+                    gin.parse_config(f"AGENT = {agent!r}\nSEED = {seed}")
+                train(run_dir, distilled=model_dir)
+                evaluate(run_dir, only_missing=True)
+        print(report(model_dir))
     print(f"done in {clock(time.monotonic() - started)}")
 
 
-def _evaluate_once(run_dir: str) -> None:
-    """Evaluates, unless the results there are of the parameters there."""
-    done, checkpoints = pathlib.Path(run_dir) / "results.json", Checkpoints(run_dir, read_only=True)
-    trained_at = (pathlib.Path(run_dir) / "checkpoints" / str(checkpoints.latest_step())).stat().st_mtime
-    checkpoints.close()
-    if not done.exists() or done.stat().st_mtime < trained_at:
-        evaluate(run_dir)
+def _check_stages(agents: list[str]) -> None:
+    """Bindings that do not go together are to show before anything is written: what is made here is thrown away."""
+    remembers = [agent_named(agent).remembers for agent in agents]
+    make_solver(128)
+    Decoding(), Contrast()
+    if any(remembers):
+        EpisodicMemory()
 
 
 def _check_record(directory: pathlib.Path) -> None:
@@ -66,9 +68,11 @@ def _check_record(directory: pathlib.Path) -> None:
       RequestError: some binding is another one.
     """
     record = directory / _RECORD
-    if not record.exists():
+    # One that is empty was cut by a full disk.
+    if not record.is_file() or not record.stat().st_size:
         return
-    before, now = _bindings(record.read_text(encoding="utf-8")), _bindings(gin.config_str())
+    before = _bindings(files.read_text(record, "delete it, or choose another --model_dir"))
+    now = _bindings(gin.config_str())
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and name not in _EXTENDABLE:
             raise RequestError(

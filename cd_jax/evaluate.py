@@ -1,5 +1,6 @@
 """`cd_jax eval` and `cd_jax infer`: decode tasks with the best parameters of a run; no parameter changes here."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,12 +17,16 @@ from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import SelfLearningProcess, tokenised
-from cd_jax.report import results
-from cd_jax.tasks import metrics
+from cd_jax.report import results, scores
+from cd_jax.rundir import files, interrupt, lock
+from cd_jax.solver.decoding import Decoding
+from cd_jax.tasks import Sample, metrics
 from cd_jax.tasks.com2sense import submission
 from cd_jax.tasks.com2sense.reader import UNLABELLED
 from cd_jax.types import Attempt, Example
 
+# Times that a reader goes after a run that saves faster than it reads.
+_READER_TRIES = 20
 _PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann")
 
 
@@ -35,39 +40,61 @@ class TrainedRun:
           RequestError: there is no checkpoint, or it is not of the network that gin describes.
         """
         self.directory = pathlib.Path(model_dir)
+        for tries_left in reversed(range(_READER_TRIES)):
+            try:
+                self._read()
+                return
+            except RequestError:
+                # A run that trains meanwhile may have replaced what was being read.
+                if not tries_left or not self._checkpoints.was_replaced():
+                    raise
+
+    def _read(self) -> None:
         self._checkpoints = Checkpoints(self.directory, read_only=True)
         self.progress: Progress
-        self.best_step, self.progress = self._checkpoints.best()
+        _, self.progress = self._checkpoints.best()
         self.steps = self._checkpoints.latest_step()
         self.agent: str = self.progress.identity["agent"]
-        self._read_process()
-
-    def _read_process(self) -> None:
-        vocabulary = run.use_vocabulary(self.directory / "vocabulary.model")
+        path = self.directory / run.VOCABULARY
+        vocabulary = run.use_vocabulary(path)
+        run.check_vocabulary(path, self.progress.identity)
         self.process: SelfLearningProcess = run.make_process(
-            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", mesh=mesh)
+            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
         )
         solver = self.process.solver
         self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
-        self.params = self._checkpoints.restore_params(self.best_step, solver.abstract_state().params)
+        self.best_step, self.params = self._checkpoints.restore_best(solver.abstract_state().params)
         self._checkpoints.close()
-        # The same keys as in memory/: the best parameters encode them.
+        # Whatever keys lie in memory/: those of these parameters count.
         self.process.remember(self.params)
 
-    def attempt(self, task: str, split: str, per_task: int | None) -> list[Attempt]:
+    def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
-        attempts = self.process.attempt(self.params, self.process.eval_feed(tokenised(task, split, per_task)))
+        asked = tokenised(task, split, sample.per_task, sample.seed)
+        attempts = self.process.attempt(self.params, self.process.eval_feed(asked), between=interrupt.check)
         lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
-        results.write_text(self.inference_file(task, split), "".join(lines))
+        files.write_text(self.inference_file(task, split), "".join(lines))
         return attempts
+
+    def setting(self) -> dict[str, Any]:
+        """Of which parameters its answers are, and how they are found: what tells a score from others."""
+        decoding, memory = self.process.decoding, memory_settings(self.process.settings())
+        trained = memory_settings(self.progress.identity.get("process", {}))
+        return {
+            "step": self.best_step,
+            "parameters": self.progress.parameters.get(str(self.best_step)),
+            "decoding": dataclasses.asdict(decoding),
+            "memory": memory,
+            "setting": scores.setting(decoding, memory, trained),
+        }
 
     def inference_file(self, task: str, split: str) -> pathlib.Path:
         """`inference/<task>-<step>.jsonl`; splits other than test have their name in it."""
         name = task if split == "test" else f"{task}_{split}"
         return self.directory / "inference" / f"{name}-{self.best_step}.jsonl"
 
-    def attempt_prompt(self, prompt: str) -> Attempt:
-        """Decodes a prompt that stands in no task."""
+    def ask(self, prompt: str) -> Attempt:
+        """Decodes a prompt that stands in no task; `Attempt.prediction` is the answer."""
         asked = self.process.as_prompt(Example("", "", prompt, "", ""))
         return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
 
@@ -108,55 +135,114 @@ def evaluate(
     split: str = "test",
     per_task: int | None = None,
     source_per_task: int | None = None,
+    sample_seed: int = 0,
+    only_missing: bool = False,
 ) -> dict[str, Any]:
-    """Decodes held-out source questions and the targets, on which nothing was fine-tuned; writes `results.json`.
+    """Decodes held-out source questions and the targets, on which nothing was fine-tuned; adds to `results.json`.
 
     Args:
       model_dir: of a trained run.
       source: task or mixture that it was trained on.
       targets: tasks or mixtures that it was not.
       split: of all of them; not `unlabelled`.
-      per_task: examples of each task of the targets; None takes all.
+      per_task: examples of each task of the targets, drawn by `sample_seed` (see `tasks.Sample`); None takes all.
       source_per_task: the same of the source.
+      sample_seed: of the samples; whoever asks for the same gets the same examples.
+      only_missing: leaves out what `results.json` says of the run's best parameters already.
 
     Returns:
-      What stands in `results.json`.
+      What stands in `results.json`: the scores of before, and these, see `report.scores`.
 
     Raises:
       RequestError: no checkpoint, no such task, data that is missing or malformed, or a split without labels.
     """
     if split == UNLABELLED:
         raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
+    samples = [("source", source, Sample(source_per_task, sample_seed))]
+    samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
+    asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
+    if only_missing and not (asked := _missing(model_dir, asked)):
+        return results.read_results(model_dir)
     trained = TrainedRun(model_dir)
-    summaries = []
-    for task, size in ((source, source_per_task), *((target, per_task) for target in targets)):
-        summaries.append(summary(task, trained.attempt(task, split, size)))
-        print(f"[{trained.agent}] {printed(summaries[-1])}", flush=True)
-    seed = trained.progress.identity["seed"]
-    entry = {
-        "agent": trained.agent,
-        "seed": seed,
-        "source": summaries[0],
-        "targets": summaries[1:],
-        "steps": trained.steps,
-        "best_step": trained.best_step,
-        "stopped_by": trained.progress.stopped_by,
-        "train_seconds": round(trained.progress.train_seconds, 1),
-    }
-    written = {"meta": meta([seed]), "runs": [entry]}
-    results.write_json(trained.directory / "results.json", written)
+    evaluations = []
+    for one in asked:
+        interrupt.check()
+        attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
+        evaluations.append(one | summary(one["task"], attempts) | trained.setting())
+        print(f"[{trained.agent}] {printed(evaluations[-1])}", flush=True)
+    with lock.in_turn(model_dir):
+        written = _with_those_of_before(trained, evaluations)
+        files.write_json(trained.directory / results.RESULTS, written)
+    files.clean_up(model_dir)
     return written
 
 
+def _missing(model_dir: str, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
+    if not (pathlib.Path(model_dir) / results.RESULTS).is_file():
+        return asked
+    checkpoints = Checkpoints(model_dir, read_only=True)
+    step, progress = checkpoints.best()
+    checkpoints.close()
+    now = {
+        "step": step,
+        "parameters": progress.parameters.get(str(step)),
+        "decoding": dataclasses.asdict(Decoding()),
+        "memory": memory_settings(progress.identity.get("process", {})),
+    }
+    [run] = results.read_results(model_dir)["runs"]
+    known = set(map(scores.key, run.get("evaluations", [])))
+    return [one for one in asked if scores.key(one | now) not in known]
+
+
+def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a process's settings those that decide what memory gives; None where there is none."""
+    memory = settings.get("memory")
+    return memory and {name: settings[name] for name in ("num_queries", "num_axes")} | memory
+
+
+def _with_those_of_before(trained: TrainedRun, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """A results.json with these evaluations and those that are there."""
+    path = trained.directory / results.RESULTS
+    before = results.read_results(trained.directory)["runs"] if path.is_file() else []
+    seed, progress = trained.progress.identity["seed"], trained.progress
+    known = [one for run in before if run["agent"] == trained.agent for one in run.get("evaluations", [])]
+    evaluations = scores.merged(known, evaluations)
+    sources = scores.newest(evaluations, trained.best_step, "source")
+    entry = {
+        "agent": trained.agent,
+        "seed": seed,
+        "source": sources[-1] if sources else None,
+        "targets": scores.newest(evaluations, trained.best_step, "target"),
+        "evaluations": evaluations,
+        "trained_on": progress.trained_on,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "stopped_by": progress.stopped_by,
+        "budget": progress.budget,
+        "changes": progress.changes,
+        "train_seconds": round(progress.train_seconds, 1),
+    }
+    return {"meta": meta([seed]), "runs": [entry]}
+
+
 @gin.configurable
-def infer(model_dir: str, task: str | None = None, split: str = "test", per_task: int | None = None, prompt: str = ""):
+def infer(
+    model_dir: str,
+    task: str | None = None,
+    split: str = "test",
+    per_task: int | None = None,
+    sample_seed: int = 0,
+    prompt: str = "",
+) -> None:
     """Decodes a task, or one prompt, and prints or writes what the solver says.
 
     Args:
       model_dir: of a trained run.
       task: task or mixture; goes to `inference/<task>-<step>.jsonl`.
       split: of the task; beside all generations of `unlabelled`, the submission file is written.
-      per_task: examples of each task; None takes all.
+      per_task: examples of each task, drawn by `sample_seed` (see `tasks.Sample`); None takes all.
+      sample_seed: of the sample.
       prompt: a context and question instead of a task.
 
     Raises:
@@ -164,14 +250,17 @@ def infer(model_dir: str, task: str | None = None, split: str = "test", per_task
     """
     if bool(task) == bool(prompt):
         raise RequestError("infer wants one of --prompt='…' and --gin.TASK=\"'name'\"")
+    sample = Sample(per_task, sample_seed)
     trained = TrainedRun(model_dir)
     if task:
-        attempts = trained.attempt(task, split, per_task)
+        attempts = trained.attempt(task, split, sample)
+        if all(attempt.example.answer for attempt in attempts):
+            print(printed(summary(task, attempts)))
         print(f"{len(attempts)} generations in {trained.inference_file(task, split)}")
         if split == UNLABELLED and per_task is None:
             print(write_submission(trained.inference_file(task, split), attempts))
         return
-    attempt = trained.attempt_prompt(prompt)
+    attempt = trained.ask(prompt)
     for found in attempt.retrieved:
         by = f"{found['query']}, distance {found['distance']}, attention {found['attention']}"
         print(f"retrieved ({by}): {found['update']}")
@@ -191,7 +280,7 @@ def write_submission(inference_file: pathlib.Path, attempts: list[Attempt]) -> s
     predictions = [attempt.prediction for attempt in attempts]
     labels, unanswered = submission.submission([attempt.example for attempt in attempts], predictions)
     path = inference_file.with_suffix(".submission.json")
-    results.write_json(path, labels)
+    files.write_json(path, labels)
     said = f"{unanswered} generations said neither yes nor no, which is labelled {submission.DEFAULT_LABEL}"
     return f"{len(labels)} labels in {path} ({said})"
 

@@ -1,14 +1,15 @@
 """Metrics of a run: `metrics.jsonl` and TensorBoard events, through clu's writers."""
 
 import json
-import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import numpy as np
 from clu import metric_writers
 
 from cd_jax.errors import RunError
+from cd_jax.rundir import files
 
 
 def open_writer(model_dir: str | pathlib.Path, resume_step: int) -> metric_writers.MetricWriter:
@@ -24,16 +25,20 @@ def open_writer(model_dir: str | pathlib.Path, resume_step: int) -> metric_write
 def _keep_until(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    kept, damaged = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+            at = files.json_object(line)["step"]
+            whole = line.endswith(b"\n") and type(at) is int
         except (ValueError, KeyError):
-            continue  # A line cut by a kill.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+            at, whole = 0, False
+        # The last line may be cut by a kill; any other that is no line of metrics was damaged otherwise.
+        damaged += not whole and line.endswith(b"\n")
+        if whole and at <= step:
+            kept.append(line)
+    if damaged:
+        print(f"cd_jax: {path}: {damaged} damaged line(s) are left out", file=sys.stderr, flush=True)
+    files.write_bytes(path, b"".join(kept))
 
 
 class JsonLinesWriter(metric_writers.MetricWriter):

@@ -5,6 +5,7 @@ The policies do not know one another; what passes between them passes through he
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,11 @@ class SelfLearningProcess:
         if self._contrast:
             self._settings["contrast"] = dataclasses.asdict(self._contrast)
 
+    @property
+    def decoding(self) -> Decoding:
+        """How attempts are decoded."""
+        return self._decoding
+
     def settings(self) -> dict[str, Any]:
         """What a checkpoint records of the process: with other values it would not go on as it began."""
         return self._settings
@@ -233,17 +239,22 @@ class SelfLearningProcess:
 
     def save_memory(self, directory: pathlib.Path) -> None:
         """Writes `memory/` with the keys of the last `remember`, where there is a memory."""
-        if self._recollection:
-            self._recollection.memory.save(directory / "memory")
+        if not self._recollection:
+            return
+        self._recollection.memory.save(directory / "memory")
+        if left_out := self._recollection.memory.left_out:
+            print(
+                f"cd_jax: {left_out} keys of the memory are not finite, and are not found", file=sys.stderr, flush=True
+            )
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint keeps of the memory; nothing for agents without."""
-        return self._recollection.state() if self._recollection else {}
+    def state(self, encoded: bool = False) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps of the memory, see `Recollection.state`; nothing for agents without."""
+        return self._recollection.state(encoded) if self._recollection else {}
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from `state`."""
+    def set_state(self, state: dict[str, np.ndarray], params: Any) -> None:
+        """Goes on from `state`, of which these are the parameters."""
         if self._recollection:
-            self._recollection.set_state(state)
+            self._recollection.set_state(state, params)
 
     # Training
 
@@ -293,24 +304,37 @@ class SelfLearningProcess:
 
     # Evaluation
 
-    def attempt(self, params, feed: Feed, tell: bool = True) -> list[Attempt]:
+    def attempt(
+        self, params, feed: Feed, tell: bool = True, between: Callable[[], None] = lambda: None
+    ) -> list[Attempt]:
         """Decodes every example and verifies the answers. `remember` comes first, for agents that do.
 
         Args:
           params: of the solver.
           feed: of `eval_feed`.
           tell: what was retrieved and attended to, which takes a pass of the solver more.
+          between: called before each batch; what it raises ends the attempt.
         """
         rows = np.arange(len(feed.asked.examples), dtype=np.int32)
-        return self._attempt(params, feed, rows, self._decoding, 0, tell)[0]
+        return self._attempt(params, feed, rows, self._decoding, 0, tell, between)[0]
 
     def _attempt(
-        self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int, tell: bool = False
+        self,
+        params,
+        feed: Feed,
+        rows: np.ndarray,
+        method: Decoding,
+        seed: int,
+        tell: bool = False,
+        between: Callable[[], None] = lambda: None,
     ) -> tuple[list[Attempt], Seen]:
         """Attempts at some examples, and what the reader saw of each."""
         filled = np.resize(rows, -(-len(rows) // self._eval_batch_size) * self._eval_batch_size)
         batches = feed.batches(Draw(filled, np.full(len(filled), -1, np.int32)))
-        parts = [self._write_out(params, feed, batch, method, seed + i, tell) for i, batch in enumerate(batches)]
+        parts = []
+        for i, batch in enumerate(batches):
+            between()
+            parts.append(self._write_out(params, feed, batch, method, seed + i, tell))
         texts = [text for written, _ in parts for text in written][: len(rows)]
         seen = {name: np.concatenate([part[name] for _, part in parts])[: len(rows)] for name in parts[0][1]}
         return self._verify([feed.asked.examples[row] for row in rows], texts, seen), seen

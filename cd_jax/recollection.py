@@ -237,18 +237,31 @@ class Recollection:
         """Whether it is the start of what the teacher says of the example, of which targets may lack the end."""
         return any(updates.tokens[choice].numpy().tolist()[: len(said)] == said for choice in updates.choices[example])
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What a checkpoint keeps beside the parameters, of which all that is encoded can be made again."""
+    def state(self, encoded: bool = False) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps beside the parameters.
+
+        Args:
+          encoded: also what was encoded, with other parameters than those at hand; with these it can be made again.
+        """
         kept: dict[str, Any] = {"used": self.memory.used}
         if self._taught:
             kept |= {f"prior_{name}": counts for name, counts in self._taught.counts._asdict().items()}
             kept["wrong_updates"] = self._taught.wrong
+        if encoded and self.memory.keys is not None:
+            kept |= {"keys": self.memory.keys, "vectors": self._vectors}
+            kept |= {"states": self._states} if self._states is not None else {}
         # Of no devices: another mesh may take it up.
         return jax.device_get(kept)
 
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from `state`; `study` and `refresh` are done before and after."""
+    def set_state(self, state: dict[str, np.ndarray], params: Any) -> None:
+        """Goes on from `state`, after `study`; what it has no encoding of is encoded with these parameters."""
         self.memory.set_used(state["used"])
         if self._taught:
             counts = Prior(*(jnp.asarray(state[f"prior_{name}"]) for name in Prior._fields))
             self._taught = self._put(Taught(counts, jnp.asarray(state["wrong_updates"])))
+        if "keys" not in state:
+            self.refresh(params)
+            return
+        self.memory.write(self._put(state["keys"]))
+        self._vectors = self._put(state["vectors"])
+        self._states = self._put(state["states"]) if "states" in state else None

@@ -1,5 +1,6 @@
 """What the verbs need of a run: its files, its vocabulary, and a process made from its gin configuration."""
 
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
 from cd_jax.update import store
+
+VOCABULARY = "vocabulary.model"
 
 
 @gin.configurable
@@ -54,6 +57,18 @@ def use_vocabulary(path: str | pathlib.Path) -> seqio.Vocabulary:
     return vocabularies.load(path)
 
 
+def digest(content: bytes) -> str:
+    """A short one, for the identity of a run."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def check_vocabulary(path: pathlib.Path, identity: dict[str, Any]) -> None:
+    """Raises RequestError where it is not the vocabulary of the run, of which an old or imported one says nothing."""
+    known = identity.get("vocabulary")
+    if known and digest(path.read_bytes()) != known:
+        raise RequestError(f"{path}: is not the vocabulary that the run was trained with; copy that one there again")
+
+
 def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.Path, dict[str, list[Update]]]:
     """The vocabulary that `cd_jax distill` left, and the updates where the agent learns from them.
 
@@ -61,7 +76,7 @@ def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.
       RequestError: they are not there.
     """
     directory = pathlib.Path(directory)
-    path = directory / "vocabulary.model"
+    path = directory / VOCABULARY
     if not path.is_file():
         raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
     return path, store.read_grouped(directory / "updates.jsonl") if agent_named(agent).explains else {}

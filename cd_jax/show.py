@@ -12,8 +12,8 @@ import tensorflow as tf
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.process import tokenised
-from cd_jax.report import results
 from cd_jax.run import use_vocabulary
+from cd_jax.rundir import files
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi import archive, format
 from cd_jax.tasks.babi.story import Story
@@ -119,7 +119,7 @@ def write_stories(name: str | None, directory: str, num_questions: int, seed: in
             size = num_questions if split == "train" else max(1, num_questions // 10)
             stories = list(_until(size, generate.split_stories(number, split, seed, setting)))
             path = pathlib.Path(directory) / f"qa{number}_{archive.TASK_NAMES[number]}_{suffix}.txt"
-            results.write_text(path, "".join(format.write(stories)))
+            files.write_text(path, "".join(format.write(stories)))
             print(f"{path}: {size} questions in {len(stories)} stories", flush=True)
 
 

@@ -1,23 +1,23 @@
 """`cd_jax train`: fine-tunes the solver of one agent on the source task."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
-import shutil
 import time
+from typing import Any
 
 import gin
 import jax
 import numpy as np
 
-from cd_jax import metrics, run
+from cd_jax import metrics, resumption, run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError, RunError
 from cd_jax.memory.episodic import EpisodicMemory, choose_entries
 from cd_jax.process import SelfLearningProcess, tokenised
-from cd_jax.progress import ProgressLine
+from cd_jax.progress import ProgressLine, clock
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.rundir import files, interrupt, lock
 from cd_jax.solver.solver import TrainState
 from cd_jax.types import Update
 
@@ -38,13 +38,15 @@ class Budget:
     seconds: float = 0.0
     patience: int = 5
 
-    def verdict(self, step: int, progress: Progress) -> str:
-        """`plateau`, `budget`, or empty while training goes on."""
-        if progress.evaluations_since_best() >= self.patience:
-            return "plateau"
-        if step >= self.steps or (self.seconds and progress.train_seconds >= self.seconds):
-            return "budget"
-        return ""
+    def verdict(self, step: int, progress: Progress) -> tuple[str, str]:
+        """`Progress.stopped_by` and `Progress.budget`; both empty while training goes on."""
+        if progress.validation and progress.evaluations_since_best() >= self.patience:
+            return "plateau", ""
+        if step >= self.steps:
+            return "budget", "steps"
+        if self.seconds and progress.train_seconds >= self.seconds:
+            return "budget", "seconds"
+        return "", ""
 
 
 @gin.configurable
@@ -81,10 +83,21 @@ def train(
       RequestError: the data, bindings or checkpoint do not fit; nothing was written.
       RunError: the loss is not a number.
     """
-    if eval_period % log_period:
-        raise RequestError(f"train.log_period={log_period} does not divide train.eval_period={eval_period}; bind it so")
-    trainer = Trainer(model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task)
-    trainer.run(eval_period, log_period)
+    check_periods(eval_period, log_period)
+    with lock.exclusive(model_dir, "train"):
+        trainer = Trainer(
+            model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task
+        )
+        trainer.run(eval_period, log_period)
+
+
+def check_periods(eval_period: int, log_period: int) -> None:
+    """Raises RequestError where not every evaluation comes with a line of metrics."""
+    if eval_period < 1 or log_period < 1 or eval_period % log_period:
+        raise RequestError(
+            f"train.log_period={log_period} does not divide EVAL_PERIOD={eval_period}; bind --gin.train.log_period "
+            "to 1 or more that does"
+        )
 
 
 class Trainer:
@@ -116,10 +129,16 @@ class Trainer:
             "initial_checkpoint": os.path.abspath(initial_checkpoint) if initial_checkpoint else None,
             "optimizer": self._process.solver.optimizer_name,
             "process": self._process.settings(),
-            "updates": _digest(repr(updates).encode()),
-            "vocabulary": _digest(vocabulary_path.read_bytes()),
-            "source_examples": _digest("".join(map(repr, self._source.examples)).encode()),
+            "updates": run.digest(repr(updates).encode()),
+            "vocabulary": run.digest(vocabulary_path.read_bytes()),
+            "source_examples": run.digest("".join(map(repr, self._source.examples)).encode()),
         }
+        self._trained_on = {
+            "task": source,
+            "examples": len(self._source.examples),
+            "updates": len(self._feed.updates.texts),
+        }
+        self._bindings = resumption.bindings()
         self._checkpoints = Checkpoints(self._dir)
         self._checkpoints.check_identity(self._identity)
         self._initial = None
@@ -156,23 +175,34 @@ class Trainer:
     # Set-up: fresh or where the last checkpoint left off
 
     def _start(self) -> tuple[TrainState, Progress]:
-        solver, step = self._process.solver, self._checkpoints.latest_step()
-        if step is None:
+        solver = self._process.solver
+        if self._checkpoints.latest_step() is None:
             state = solver.init(self._seed) if self._initial is None else solver.start_from(self._initial)
-            return state, Progress(self._identity)
+            return state, Progress(self._identity, trained_on=self._trained_on, bindings=self._bindings)
+        state, remembered, progress = self._checkpoints.restore_newest(solver.abstract_state())
+        step = int(state.step)
+        # Before a word is said of going on, and anything is written.
+        self._take_changes(step, progress)
         print(f"[{self._name}] resumes from step {step} in {self._dir}", flush=True)
-        state, remembered, progress = self._checkpoints.restore(step, solver.abstract_state())
-        self._process.set_state(remembered)
-        # Keys are those of the last evaluation, which came just before the checkpoint.
-        self._process.remember(state.params)
+        # Keys are those of the last evaluation, unless others were saved.
+        self._process.set_state(remembered, state.params)
         return state, progress
 
+    def _take_changes(self, step: int, progress: Progress) -> None:
+        """Refuses bindings that contradict what was done, and records those that do not."""
+        if not progress.bindings:
+            print(
+                f"[{self._name}] {self._dir} does not say with which bindings it was begun: any are taken", flush=True
+            )
+        elif changed := resumption.changes(str(self._dir), progress.bindings, self._bindings):
+            progress.changes.append([step, changed])
+        progress.bindings = self._bindings
+
     def _write_set_up(self) -> None:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        (self._dir / "config.gin").write_text(gin.config_str(), encoding="utf-8")
+        files.write_text_where_changed(self._dir / "config.gin", gin.config_str())
         kept = self._dir / "vocabulary.model"
         if self._vocabulary_path.resolve() != kept.resolve():
-            shutil.copyfile(self._vocabulary_path, kept)
+            files.write_bytes(kept, self._vocabulary_path.read_bytes())
 
     # The loop
 
@@ -187,19 +217,32 @@ class Trainer:
     def _run(self, eval_period: int, log_period: int) -> None:
         state, progress = self._start()
         step = int(state.step)
-        if progress.stopped_by and self._budget.verdict(step, progress):
-            print(f"[{self._name}] is done: {step} steps, stopped by {progress.stopped_by}", flush=True)
-        else:
-            self._write_set_up()
-            progress.stopped_by = ""
-            reporter = _Reporter(self._dir, self._name, self._budget, step, progress.train_seconds)
-            self._loop(state, progress, reporter, eval_period, log_period)
-            reporter.writer.close()
+        if progress.stopped_by and any(self._budget.verdict(step, progress)):
+            print(f"[{self._name}] is done: {self._ended(step, progress)}", flush=True)
+            return
+        self._write_set_up()
+        progress.stopped_by = progress.budget = ""
+        reporter = _Reporter(self._dir, self._name, self._budget, step, progress.train_seconds)
+        self._loop(state, progress, reporter, eval_period, log_period)
+        reporter.writer.close()
+        print(f"[{self._name}] ended: {self._ended(self._checkpoints.latest_step() or 0, progress)}", flush=True)
+
+    def _ended(self, step: int, progress: Progress) -> str:
+        """At which step, after how long, and why."""
+        why = {
+            "plateau": f"no smaller validation error in {self._budget.patience} evaluations (plateau)",
+            "steps": "all steps are done (budget)",
+            "seconds": f"{self._budget.seconds:g} seconds are over (budget), before the schedule's end",
+        }
+        reason = why.get(progress.budget or progress.stopped_by, progress.stopped_by)
+        return f"{step} of {self._budget.steps} steps in {clock(progress.train_seconds)}; {reason}"
 
     def _loop(self, state, progress, reporter: "_Reporter", eval_period: int, log_period: int) -> None:
         """Epochs of steps; every `eval_period` steps an evaluation and a checkpoint."""
-        step, per_epoch, losses = int(state.step), self._proposal.steps_per_epoch, []
+        step, per_epoch = int(state.step), self._proposal.steps_per_epoch
+        losses: list[Any] = [np.float32(loss) for loss in progress.pending]
         while not progress.stopped_by:
+            self._look(step, state, progress, reporter, losses)
             epoch, skip = divmod(step, per_epoch)
             if skip == 0:
                 self._process.prepare(state.params, epoch, self._seed)
@@ -215,9 +258,22 @@ class Trainer:
                 if step % eval_period == 0 or last:
                     with reporter.line.paused():
                         self._evaluate(step, state, progress, reporter)
+                        progress.pending = []
                         self._checkpoints.save(step, state, self._process.state(), progress)
+                self._look(step, state, progress, reporter, losses)
                 if progress.stopped_by:
                     break
+
+    def _look(self, step: int, state, progress: Progress, reporter: "_Reporter", losses: list[Any]) -> None:
+        """Where we are asked to end: saves, so that the same command goes on as if nothing had been."""
+        if not interrupt.requested():
+            return
+        if step and self._checkpoints.latest_step() != step:
+            progress.pending = [float(loss) for loss in losses]
+            progress.train_seconds = reporter.seconds()
+            self._checkpoints.save(step, state, self._process.state(encoded=True), progress, evaluated=False)
+        self._checkpoints.close()
+        interrupt.check(f"saved at step {step} in {self._dir}" if step else "nothing was trained yet")
 
     def _log(self, step: int, losses: list[jax.Array], last: dict[str, jax.Array], reporter: "_Reporter") -> None:
         scalars = {name: float(value) for name, value in last.items()}
@@ -226,8 +282,7 @@ class Trainer:
         if not np.isfinite([loss, norm]).all():
             raise RunError(
                 f"{self._dir}: the loss is {loss} at step {step} (norm of its gradient: {norm}); "
-                "lower LEARNING_RATE and run again, "
-                f"which resumes from step {self._checkpoints.latest_step() or 0}"
+                "bind a lower LEARNING_RATE and another --model_dir"
             )
         left = self._budget.seconds - reporter.seconds() if self._budget.seconds else None
         rate = reporter.line.report(step, self._proposal.batch_size, f"loss {loss:.4f}", left)
@@ -248,7 +303,7 @@ class Trainer:
             # The keys under the best parameters so far, which are those that `cd_jax eval` will use.
             self._process.save_memory(self._dir)
         progress.train_seconds = reporter.seconds()
-        progress.stopped_by = self._budget.verdict(step, progress)
+        progress.stopped_by, progress.budget = self._budget.verdict(step, progress)
 
 
 class _Reporter:
@@ -262,7 +317,3 @@ class _Reporter:
     def seconds(self) -> float:
         """Of training, those of earlier processes included."""
         return self._before + time.monotonic() - self._started
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

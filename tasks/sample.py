@@ -45,7 +45,7 @@ class Sample:
 
     def record(self) -> dict[str, Any]:
         """For `results.json`; nothing of the seed where all are taken."""
-        return {"per_task": self.per_task, "seed": self.seed if self.per_task is not None else None}
+        return {"per_task": self.per_task, "seed": self.seed if self.per_task is not None else 0}
 
 
 def text(record: dict[str, Any]) -> str:

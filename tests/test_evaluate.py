@@ -7,6 +7,7 @@ import pytest
 from cd_jax import evaluate
 from cd_jax.errors import RequestError
 from cd_jax.report import results
+from cd_jax.rundir import files
 from cd_jax.tasks.com2sense import reader, submission
 from cd_jax.types import Attempt, Example
 from originals import COM2SENSE_DIR, needs_com2sense
@@ -73,7 +74,7 @@ def test_results_take_every_summary(tmp_path):
         evaluate.summary("babi_all", [attempt(f"babi_qa{i}", i, True) for i in range(2)]),
     ]
     run = {"agent": "baseline", "seed": 0, "source": entries[0], "targets": entries}
-    results.write_json(tmp_path / "results.json", {"meta": {}, "runs": [run]})
+    files.write_json(tmp_path / "results.json", {"meta": {}, "runs": [run]})
     assert results.read_results(tmp_path)["runs"][0]["targets"] == entries
 
 

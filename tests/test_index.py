@@ -61,6 +61,37 @@ def settled(index):
 @back_ends
 class TestBackEnds:
     @metrics
+    @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+    def test_keys_that_are_not_finite_are_left_out_and_counted(self, back_end, metric, broken):
+        keys, asked = normal(200, 8), normal(9, 8, seed=1)
+        keys[[0, 7, 199], [3, 0, 7]] = broken
+        whole = np.setdiff1d(np.arange(200), [0, 7, 199])
+        for index in (back_end(keys, metric=metric), back_end(np.zeros((0, 8), np.float32), 200, metric)):
+            if not index.left_out:
+                index.update(np.arange(200), keys)
+            settled(index)
+            assert index.left_out == 3
+            for count in (1, 6):
+                rows, values = index.search(asked, count)
+                expected, exact = nearest_slowly(asked, keys[whole], metric, count, whole)
+                assert (rows == expected).all()
+                np.testing.assert_allclose(values, exact, rtol=1e-4, atol=1e-4)
+            index.remove(np.array([7]))
+            assert settled(index).left_out == 2
+            index.replace(keys, np.arange(200) > 0)
+            assert settled(index).left_out == 2
+
+    @metrics
+    @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+    def test_a_query_that_is_not_finite_finds_nothing(self, back_end, metric, broken):
+        index, asked = settled(back_end(normal(200, 8), metric=metric)), normal(3, 8, seed=1)
+        whole, _ = index.search(asked, 5)
+        asked[1, 2] = broken
+        rows, values = index.search(asked, 5)
+        assert (rows[1] == -1).all() and not np.isfinite(values[1]).any() and not np.isnan(values[1]).any()
+        assert (rows[[0, 2]] == whole[[0, 2]]).all()
+
+    @metrics
     @pytest.mark.parametrize("offset", [0.0, 10.0])
     def test_equals_brute_force(self, back_end, metric, offset):
         keys, asked = normal(1000, 32) + np.float32(offset), normal(50, 32, seed=1) + np.float32(offset)
@@ -270,6 +301,19 @@ class TestExact:
             assert rows[:, 0].tolist() == [2 * i, 2 * i + 1]
             np.testing.assert_allclose(values[:, 0], 1.0, atol=1e-5)
         assert len(traced) == 1
+
+    def test_approximate_search_for_one_forgets_nothing_before_a_broken_key(self):
+        keys = np.array([[5.0], [4.0], [np.nan], [1.0], [2.0]], np.float32)
+        index = DeviceIndex(keys, metric="inner_product", recall_target=0.9)
+        assert index.search(np.ones((1, 1), np.float32), 1)[0].tolist() == [[0]]
+
+    def test_what_overflows_in_the_dtype_of_the_keys_is_left_out(self):
+        keys = np.array([[1.0, 0.0], [3.4e38, 0.0]], np.float32)
+        index = DeviceIndex(keys, metric="inner_product", dtype="bfloat16")
+        assert index.left_out == 1
+        assert index.search(np.ones((1, 2), np.float32), 2)[0].tolist() == [[0, -1]]
+        # Its norm overflows, its direction does not.
+        assert DeviceIndex(keys, metric="cosine").search(np.ones((1, 2), np.float32), 2)[1] == pytest.approx(0.5**0.5)
 
     def test_a_broken_key_goes_when_it_is_removed(self):
         index = DeviceIndex(np.array([[1, 0], [np.nan, 0]], np.float32))

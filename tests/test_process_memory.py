@@ -274,8 +274,7 @@ class TestContrast:
         without, _ = go_on(second, other)
         name = "token_embedder"
         assert (without.params[name]["embedding"] != expected[0].params[name]["embedding"]).any()
-        second.set_state(kept)
-        second.remember(restored().params)
+        second.set_state(kept, restored().params)
         assert_same(second.state(), kept)
         assert_same(go_on(second, other), expected)
         second.prepare(expected[0].params, 1, 0)

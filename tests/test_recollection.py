@@ -166,12 +166,17 @@ def test_a_state_brings_it_back(recollection, source, updates):
     tried = [attempted(1, "Mary. answer: office", False)]
     recollection.learn(feed_of(recollection, source, updates), np.array([1], np.int32), seen, tried)
     recollection.count_use(seen)
-    state, taught = recollection.state(), jax.device_get(recollection._taught)
+    state, taught = recollection.state(encoded=True), jax.device_get(recollection._taught)
     assert taught.wrong.any()
     recollection.study(source)
     assert not np.asarray(recollection._taught.wrong).any()
     recollection.memory.set_used(np.zeros(9, np.int32))
-    recollection.set_state(state)
+    recollection.memory.write(np.ones((9, 16), np.float32))
+    recollection._vectors = recollection._put(np.ones((9, 16), np.float32))
+    # What was encoded is not encoded anew: there are no parameters.
+    recollection.set_state(state, None)
+    np.testing.assert_array_equal(recollection.memory.keys, normal(9, 16))
+    np.testing.assert_array_equal(recollection._vectors, normal(9, 16, seed=1))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(recollection._taught), taught)
     assert recollection.memory.used.tolist() == [1, 0, 0, 0, 0, 0, 0, 1, 0]
 

@@ -111,7 +111,7 @@ def test_a_finished_run_says_so_and_writes_nothing(trained, distilled, capfd):
     # Eight devices along `model`, so that a batch of 2 fits: a checkpoint of one device serves on any mesh.
     assert runs.here(runs.train_arguments(folder, distilled, MESH_MODEL=4, MESH_DATA=2)) == 0
     said = capfd.readouterr()
-    assert f"is done: {runs.STEPS} steps, stopped by budget" in said.out
+    assert f"is done: {runs.STEPS} of {runs.STEPS} steps in " in said.out and "all steps are done (budget)" in said.out
     assert said.err == ""
     assert runs.snapshot(folder) == before
 
@@ -139,7 +139,7 @@ def test_a_loss_that_is_no_number_ends_the_run(distilled, tmp_path, user_environ
     process = runs.command(given, user_environment)
     assert process.returncode == 1
     assert process.stderr.startswith(f"cd_jax: {folder}: the loss is nan at step ")
-    assert "lower LEARNING_RATE" in process.stderr
+    assert "bind a lower LEARNING_RATE and another --model_dir" in process.stderr
     assert process.stderr.count("\n") == 1
     assert not (folder / "checkpoints").exists() or not list((folder / "checkpoints").iterdir())
 
@@ -198,19 +198,20 @@ def progress_of(*errors: float, seconds: float = 0.0) -> Progress:
 )
 def test_a_plateau_is_patience_evaluations_without_a_new_best(errors, verdict):
     budget = Budget(steps=10_000, patience=3)
-    assert budget.verdict(100 * len(errors), progress_of(*errors)) == verdict
+    assert budget.verdict(100 * len(errors), progress_of(*errors)) == (verdict, "")
 
 
 @pytest.mark.parametrize(
     ("step", "seconds", "verdict"),
-    [(500, 0.0, ""), (1000, 0.0, "budget"), (1001, 0.0, "budget"), (500, 59.9, ""), (500, 60.0, "budget")],
+    [(500, 0.0, ""), (1000, 0.0, "steps"), (1001, 0.0, "steps"), (500, 59.9, ""), (500, 60.0, "seconds")],
 )
 def test_a_budget_is_of_steps_and_of_seconds(step, seconds, verdict):
-    assert Budget(steps=1000, seconds=60.0, patience=5).verdict(step, progress_of(0.9, seconds=seconds)) == verdict
+    budget = Budget(steps=1000, seconds=60.0, patience=5)
+    assert budget.verdict(step, progress_of(0.9, seconds=seconds)) == (verdict and "budget", verdict)
 
 
 def test_no_seconds_are_no_limit():
-    assert Budget(steps=1000).verdict(1, progress_of(0.9, seconds=1e9)) == ""
+    assert Budget(steps=1000).verdict(1, progress_of(0.9, seconds=1e9)) == ("", "")
 
 
 def test_the_best_is_the_first_of_equals():

@@ -1,6 +1,7 @@
 """What stands in a memory beside its keys: the updates, where they come from, and whose they are."""
 
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cd_jax.errors import RequestError
+from cd_jax.rundir import files
 from cd_jax.types import Example, Update
 
 
@@ -144,7 +146,7 @@ def write_lines(directory: pathlib.Path, lines: Iterable[Line]) -> None:
     """Writes `entries.jsonl`."""
     # ASCII escapes: neither a lone surrogate nor one of Unicode's line ends may break the file.
     texts = (json.dumps(vars(line.entry) | {"used": line.used, "added": line.added}) + "\n" for line in lines)
-    (directory / "entries.jsonl").write_bytes("".join(texts).encode("ascii"))
+    files.write_bytes(directory / "entries.jsonl", "".join(texts).encode("ascii"))
 
 
 def read_lines(directory: pathlib.Path) -> list[Line]:
@@ -156,16 +158,12 @@ def read_lines(directory: pathlib.Path) -> list[Line]:
     path = directory / "entries.jsonl"
     if not path.is_file():
         raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
-    lines: list[Line] = []
-    data = path.read_bytes()
-    # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
-    for number, text in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
-        try:
-            lines.append(_parse(text, number - 1))
-        except (ValueError, TypeError) as error:
-            raise RequestError(
-                f"{path}:{number}: not an entry of a memory ({error}); train again to write it"
-            ) from error
+    number = itertools.count()
+    mend = "restore the file, or train into another --model_dir"
+    lines = files.read_json_lines(path, lambda fields: _parse(fields, next(number)), "an entry of a memory", mend)
+    contents = [line.entry.content for line in lines]
+    if len(set(contents)) < len(contents):
+        raise RequestError(f"{path}: holds an entry twice; {mend}")
     return lines
 
 
@@ -178,12 +176,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "used": (int,),
     "added": (int,),
 }
+_MOST = {"sample": 2**31 - 1, "used": 2**31 - 1, "added": 2**31 - 1, "score": 1}
 
 
-def _parse(text: bytes, number: int) -> Line:
-    fields = json.loads(text)
-    if not isinstance(fields, dict):
-        raise TypeError("it is no object")
+def _parse(fields: files.Json, number: int) -> Line:
     fields = {name: _as_field(name, value) for name, value in fields.items()}
     # Lines of older files count nothing.
     used, added = fields.pop("used", 0), fields.pop("added", number)
@@ -195,5 +191,7 @@ def _as_field(name: str, value):
         value = tuple(value)
     # Not isinstance: JSON's true is no number.
     if type(value) not in _KINDS.get(name, (str,)):
-        raise TypeError(f"{name!r} is {json.dumps(value)}")
+        raise TypeError(f"{name!r} is {json.dumps(value)[:40]}")
+    if name in _MOST and value is not None and not 0 <= value <= _MOST[name]:
+        raise ValueError(f"{name!r} is {value}, which is not in 0..{_MOST[name]}")
     return value

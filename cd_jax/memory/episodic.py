@@ -1,6 +1,7 @@
 """The episodic memory (arXiv 2212.11353, section 3): updates, found by the contexts that they came from."""
 
 import functools
+import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from cd_jax.memory import queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
 from cd_jax.memory.index import DeviceIndex, Index
 from cd_jax.memory.retrieval import Retrieved, Store
+from cd_jax.rundir import files
 from cd_jax.types import Example
 
 __all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store", "choose_entries"]
@@ -221,6 +223,11 @@ class EpisodicMemory:
         self._place_owners()
         self._index.wait()
 
+    @property
+    def left_out(self) -> int:
+        """How many entries cannot be found, as their keys are not finite."""
+        return self._index.left_out if self._index else 0
+
     def make_index(self, embed: int) -> None:
         """Makes the index, if there is none yet, for keys of so many dimensions; RequestError for a wrong binding."""
         if self._index is None:
@@ -316,24 +323,27 @@ class EpisodicMemory:
     def save(self, directory: str | pathlib.Path) -> None:
         """Writes `entries.jsonl` and `keys.npy`, of the rows that hold an entry; see `load`."""
         directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         rows, used = self.rows(), self.used
         lines = ((self.entries[row], int(used[row]), int(self._added[row])) for row in rows)
         write_lines(directory, [Line(entry, used, added) for entry, used, added in lines if entry])
         keys = np.zeros((self.capacity, 0), np.float32) if self.keys is None else np.asarray(self.keys)
         # An entry that has no key yet: no numbers.
-        np.save(directory / "keys.npy", np.where(self._keyed[rows, None], keys[rows], np.float32(np.nan)))
+        content = io.BytesIO()
+        np.save(content, np.where(self._keyed[rows, None], keys[rows], np.float32(np.nan)))
+        files.write_bytes(directory / "keys.npy", content.getvalue())
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path, **settings: Any) -> "EpisodicMemory":
+    def load(cls, directory: str | pathlib.Path, read_keys: bool = True, **settings: Any) -> "EpisodicMemory":
         """A saved memory; its entries stand in the first rows.
 
         Args:
           directory: of `save`.
+          read_keys: False for a memory whose keys are to be encoded anew; then nothing is found before `write`.
           **settings: of `EpisodicMemory`.
 
         Raises:
-          RequestError: there is none, a line of it is malformed, or it has more entries than `capacity`.
+          RequestError: there is none, a line of it is malformed, its keys are damaged where they are to be read, or it
+            has more entries than `capacity`.
         """
         directory = pathlib.Path(directory)
         lines, memory = read_lines(directory), cls(**settings)
@@ -344,7 +354,7 @@ class EpisodicMemory:
             )
         rows = memory.add([line.entry for line in lines])
         memory._take_counts(rows, lines)
-        saved = _read_keys(directory / "keys.npy", len(lines))
+        saved = _read_keys(directory / "keys.npy", len(lines)) if read_keys else np.zeros((len(lines), 0))
         if saved.shape[1]:
             keys = np.zeros((memory.capacity, saved.shape[1]), np.float32)
             keys[rows] = saved
@@ -362,12 +372,10 @@ class EpisodicMemory:
 
 
 def _read_keys(path: pathlib.Path, rows: int) -> np.ndarray:
-    try:
-        keys = np.load(path)
-    except (OSError, EOFError, ValueError) as error:
-        raise RequestError(f"{path}: cannot be read as keys; train again to write it") from error
-    if keys.ndim != 2 or len(keys) != rows:
-        raise RequestError(f"{path}: is not of the {rows} updates beside it; train again to write it")
+    mend = "encode the keys of its entries anew"
+    keys = files.read_array(path, mend)
+    if keys.ndim != 2 or len(keys) != rows or keys.dtype != np.float32:
+        raise RequestError(f"{path}: is not of the {rows} updates beside it; {mend}")
     return keys
 
 

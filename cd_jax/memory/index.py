@@ -33,6 +33,11 @@ class Index(Protocol):
 
     keys: Any
 
+    @property
+    def left_out(self) -> int:
+        """How many rows were given a key that is not finite; they are not found."""
+        ...
+
     def __init__(
         self, keys: np.ndarray, capacity: int = 0, metric: str = "squared_euclidean", *, mesh: Mesh | None = None
     ):
@@ -128,10 +133,12 @@ class DeviceIndex:
 
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
         """See `Index`. Keys that are on the devices stay there."""
+        self._held = np.array(held, bool)
         self.keys = _build(keys, held, self._rows, self._metric, self._dtype, self._sharding)
 
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
         """See `Index`. Raises RequestError for a row that is none."""
+        self._held[nearest.checked_rows(rows, self._capacity)] = True
         rows, keys = self._filled_up(rows), np.asarray(keys, np.float32)
         keys = np.pad(keys, ((0, len(rows) - len(keys)), (0, 0)))
         put = _sharded_put if self._where else _put
@@ -140,7 +147,13 @@ class DeviceIndex:
     def remove(self, rows: np.ndarray) -> None:
         """See `Index`. Raises RequestError for a row that is none."""
         drop = _sharded_drop if self._where else _drop
+        self._held[nearest.checked_rows(rows, self._capacity)] = False
         self.keys = drop(self.keys, self._filled_up(rows), **self._where)
+
+    @property
+    def left_out(self) -> int:
+        """See `Index`. Waits for the devices."""
+        return int(self._held.sum()) - int(np.isfinite(np.asarray(self.keys.bias)).sum())
 
     def _filled_up(self, rows: np.ndarray) -> np.ndarray:
         """Rows to the next power of two, so that few sizes are compiled; the added ones lie beyond the last."""

@@ -121,19 +121,26 @@ def drop(keys: Keys, rows: jax.Array) -> Keys:
 
 
 def _stored(vectors: jax.Array, metric: str, dtype) -> tuple[jax.Array, jax.Array]:
-    """Vectors and biases of new keys."""
+    """Vectors and biases of new keys; one that is not finite, also in `dtype` or by its norm, is stored as none."""
     stored = prepared(vectors, metric).astype(dtype)
+    bias = jnp.zeros(len(stored), jnp.float32)
     if metric == "squared_euclidean":
         # Of the rounded keys, as the inner products will be.
-        return stored, -0.5 * jnp.square(stored.astype(jnp.float32)).sum(-1)
-    return stored, jnp.zeros(len(stored), jnp.float32)
+        bias = -0.5 * jnp.square(stored.astype(jnp.float32)).sum(-1)
+    known = jnp.isfinite(stored).all(-1) & jnp.isfinite(bias)
+    return jnp.where(known[:, None], stored, 0), jnp.where(known, bias, -jnp.inf)
 
 
 def prepared(vectors: jax.Array, metric: str) -> jax.Array:
     """Keys or queries, of which inner products are to be taken: of length 1 for cosines, or zero."""
     vectors = jnp.asarray(vectors, jnp.float32)
     if metric == "cosine":
-        vectors /= jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), TINY)
+        norms = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+        # The squares of a long vector overflow where the vector itself does not.
+        long = jnp.isinf(norms) & jnp.isfinite(vectors).all(-1, keepdims=True)
+        vectors = jnp.where(long, vectors * 2.0**-70, vectors)
+        norms = jnp.where(long, jnp.linalg.norm(vectors, axis=-1, keepdims=True), norms)
+        vectors /= jnp.maximum(norms, TINY)
     return vectors
 
 
@@ -151,8 +158,8 @@ def nearest(
         and elsewhere finds all.
 
     Returns:
-      int32 rows `[queries, count]`, -1 where there are no more keys; and float32 squared distances (there: infinite),
-      or inner products or cosines (there: minus infinity).
+      int32 rows `[queries, count]`, -1 where there are no more keys, or the query is not finite; and float32 squared
+      distances (there: infinite), or inner products or cosines (there: minus infinity).
 
     Raises:
       RequestError: `count` or another argument is out of range.
@@ -166,10 +173,12 @@ def nearest(
 
 def finished(scores: jax.Array, rows: jax.Array, queries: jax.Array, metric: str) -> tuple[jax.Array, jax.Array]:
     """What `nearest` returns, from what `best` does."""
+    scores = jnp.where(jnp.isfinite(queries).all(-1, keepdims=True), scores, -jnp.inf)
     values = scores
     if metric == "squared_euclidean":
         # The query's own norm is the same for every key: the search did without it.
         values = jnp.maximum(jnp.square(queries).sum(-1, keepdims=True) - 2.0 * scores, 0.0)
+        values = jnp.where(jnp.isneginf(scores), jnp.inf, values)
     return jnp.where(jnp.isneginf(scores), -1, rows), values
 
 
@@ -204,11 +213,16 @@ def _best_of_chunk(keys: Keys, queries: jax.Array, count: int, recall_target: fl
     if recall_target == 1.0 and not rows % BLOCK and rows >= 4 * count * BLOCK:
         # A TPU would have to copy the scores to cut them into blocks; a CPU, the keys to multiply by blocks of them.
         blocks = jax.lax.platform_dependent(queries, keys.vectors, tpu=_products_by_blocks, default=_products_then_cut)
-        return _top_k_of_blocks(blocks + keys.bias.reshape(1, -1, BLOCK), count)
-    scores = _products("qd,nd->qn", queries, keys.vectors) + keys.bias[None]
+        return _top_k_of_blocks(_known(blocks + keys.bias.reshape(1, -1, BLOCK)), count)
+    scores = _known(_products("qd,nd->qn", queries, keys.vectors) + keys.bias[None])
     if recall_target == 1.0:
         return jax.lax.top_k(scores, count)
     return jax.lax.approx_max_k(scores, count, recall_target=recall_target)
+
+
+def _known(scores: jax.Array) -> jax.Array:
+    """Without what is no number, which would be the first neighbour, and make `approx_max_k` forget others."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
 def _products_by_blocks(queries: jax.Array, vectors: jax.Array) -> jax.Array:

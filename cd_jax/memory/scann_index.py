@@ -231,8 +231,16 @@ class ScannIndex:
             ) from failure
 
     def _snapshot(self) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.flatnonzero(self._held).astype(np.int32)
+        rows = np.flatnonzero(self._held & self._finite()).astype(np.int32)
         return rows, self._keys[rows]
+
+    def _finite(self) -> np.ndarray:
+        return np.asarray(np.isfinite(self._keys).all(-1))
+
+    @property
+    def left_out(self) -> int:
+        """See `Index`."""
+        return int((self._held & ~self._finite()).sum())
 
     def _build(self, rows: np.ndarray, keys: np.ndarray, threads: int) -> _Built:
         if not len(rows):

@@ -10,6 +10,7 @@ import markupsafe
 from cd_jax.report import breakdown, examples, memory, plots, table
 from cd_jax.report import results as results_lib
 from cd_jax.report.examples import Run
+from cd_jax.rundir import files
 
 REPORT = "report.html"
 _TEMPLATE = "page.html.jinja"
@@ -36,13 +37,13 @@ def write(directory: str | os.PathLike[str]) -> pathlib.Path:
     runs, absent = _read_runs(directory)
     absent += [f"{folder.name}: no {results_lib.RESULTS}" for folder in results_lib.unfinished_dirs(directory)]
     path = directory / REPORT
-    results_lib.write_text(path, _render(directory.resolve().name, results, runs, absent))
+    files.write_text(path, _render(directory.resolve().name, results, runs, absent))
     return path
 
 
 def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str:
     palette = plots.colours([run["agent"] for run in results["runs"]])
-    targets = [column.task for column in table.columns(results) if column.role == "target"]
+    targets = list(dict.fromkeys(column.task for column in table.columns(results) if column.role == "target"))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -116,15 +117,10 @@ def _read(path: pathlib.Path, absent: list[str]) -> list[Json]:
 def _facts(results: Json) -> list[tuple[str, str]]:
     """What was run, as (term, description)."""
     tasks, meta = table.columns(results), results["meta"]
-    trained = {
-        role: ", ".join(
-            f"{column.task} ({column.size})" if column.size else column.task for column in tasks if column.role == role
-        )
-        for role in ("source", "target")
-    }
+    targets = ", ".join(f"{c.task} ({c.size})" if c.size else c.task for c in tasks if c.role == "target")
     facts = [
-        ("Trained on", trained["source"]),
-        ("Tested without fine-tuning on", trained["target"]),
+        ("Trained on", _trained_on(results)),
+        ("Tested without fine-tuning on", targets),
         ("Agents", ", ".join(table.by_agent(results))),
         ("Seeds", examples.plain(meta.get("seeds"))),
         ("Hardware", examples.plain(meta.get("hardware"))),
@@ -132,3 +128,18 @@ def _facts(results: Json) -> list[tuple[str, str]]:
         ("Versions", examples.plain(meta.get("versions"))),
     ]
     return [(term, description or "not recorded") for term, description in facts]
+
+
+def _trained_on(results: Json) -> str:
+    """The source, with the number of its training examples, and of the updates that explain them."""
+    sizes: dict[str, Json] = {}
+    for run in results["runs"]:
+        trained = run.get("trained_on") or {}
+        of_task = sizes.setdefault(trained.get("task") or (run.get("source") or {}).get("task", ""), {})
+        # Agents without updates learn from the same examples.
+        for name in ("examples", "updates"):
+            of_task[name] = max(of_task.get(name, 0), trained.get(name) or 0)
+    told = {
+        task: ", ".join(f"{size:,} {name}" for name, size in of_task.items() if size) for task, of_task in sizes.items()
+    }
+    return ", ".join(f"{task} ({size})" if size else task for task, size in told.items())

@@ -5,15 +5,14 @@ counts as an experiment of one run. A run that was killed leaves half a line in 
 logs some steps twice: both are expected here.
 """
 
-import contextlib
-import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from cd_jax.errors import RequestError, RunError
+from cd_jax.errors import RequestError
+from cd_jax.rundir import files
 
 AGENTS = ("baseline", "cd_finetune", "cd_memory")
 RESULTS = "results.json"
@@ -21,9 +20,19 @@ METRICS = "metrics.jsonl"
 INFERENCE = "inference"
 MEMORY = "memory"
 ENTRIES = "entries.jsonl"
-# What is said of a source or a target, and under the groups also of its parts.
-_FIGURES = ("accuracy", "pairwise_accuracy", "n", "unpaired", "mean_task_accuracy", "tasks_at_95")
+# What is said of a source or a target, and under the groups also of its parts; and the most that it can be.
+_FIGURES = {
+    "accuracy": 1,
+    "pairwise_accuracy": 1,
+    "n": math.inf,
+    "unpaired": math.inf,
+    "mean_task_accuracy": 1,
+    "tasks_at_95": math.inf,
+}
 _GROUPS = ("by_domain", "by_scenario", "by_task")
+# How a score came about, see `scores`.
+_OF_A_SCORE = {"role": str, "split": str, "sample": dict, "decoding": dict, "memory": dict, "step": int}
+_MEND = "delete it and evaluate the run again"
 
 Json = dict[str, Any]
 
@@ -82,50 +91,54 @@ def read_results(run_dir: str | os.PathLike[str]) -> Json:
       RequestError: the file cannot be read, is not valid JSON, or is not a results.json.
     """
     path = pathlib.Path(run_dir) / RESULTS
-    mend = "delete it and evaluate the run again"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror}); check that it exists and its mode") from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}"
-        raise RequestError(f"{path}: not valid JSON ({error.msg}, {where}); {mend}") from error
-    except ValueError as error:
-        raise RequestError(f"{path}: not text in UTF-8; {mend}") from error
+    found = files.read_json(path, _MEND)
     problem = _problem(found)
     if problem:
-        raise RequestError(f"{path}: {problem}; {mend}")
+        raise RequestError(f"{path}: {problem}; {_MEND}")
     return found
 
 
-def _problem(found: Any) -> str:
+def _problem(found: Json) -> str:
     """What keeps `found` from being a results.json, or an empty string."""
-    if not isinstance(found, dict) or not isinstance(found.get("runs"), list):
+    if not isinstance(found.get("runs"), list):
         return "no list of `runs`"
-    if not isinstance(found.get("meta", {}), dict):
+    meta = found.get("meta", {})
+    if not isinstance(meta, dict):
         return "`meta` is not an object"
+    if not _are(meta.get("seeds") or [], _is_integer):
+        return "`meta.seeds` is no list of integers"
     problems = ((index, _run_problem(run)) for index, run in enumerate(found["runs"]))
     return next((f"`runs[{index}]` {problem}" for index, problem in problems if problem), "")
 
 
 def _run_problem(run: Any) -> str:
-    if not isinstance(run, dict) or not isinstance(run.get("agent"), str) or not isinstance(run.get("seed"), int):
+    if not isinstance(run, dict) or not isinstance(run.get("agent"), str) or not _is_integer(run.get("seed")):
         return "has no `agent` (text) and `seed` (integer)"
-    targets = run.get("targets") or []
-    if not isinstance(targets, list):
-        return "has `targets` that are no list"
-    for scored in [run.get("source") or {"task": ""}, *targets]:
+    for name in ("targets", "evaluations"):
+        if not isinstance(run.get(name) or [], list):
+            return f"has `{name}` that are no list"
+    for name, kind in _OF_A_RUN.items():
+        if run.get(name) is not None and not kind(run[name]):
+            return f"has a `{name}` of the wrong kind"
+    for scored in [run.get("source") or {"task": ""}, *(run.get("targets") or []), *(run.get("evaluations") or [])]:
         if not isinstance(scored, dict) or not isinstance(scored.get("task"), str):
             return "has a source or target without a `task`"
-        problem = _score_problem(scored) or _group_problem(scored)
+        problem = _score_problem(scored) or _group_problem(scored) or _setting_problem(scored)
         if problem:
             return problem
     return ""
 
 
 def _score_problem(scores: Json) -> str:
-    named = (name for name in _FIGURES if not isinstance(scores.get(name), int | float | None))
-    return next((f"has an `{name}` that is no number" for name in named), "")
+    for name, most in _FIGURES.items():
+        figure = scores.get(name)
+        if figure is None:
+            continue
+        if not _is_number(figure):
+            return f"has an `{name}` that is no number"
+        if not 0 <= figure <= most:
+            return f"has an `{name}` of {figure}, which is not in 0..{most:g}"
+    return ""
 
 
 def _group_problem(scored: Json) -> str:
@@ -137,6 +150,42 @@ def _group_problem(scored: Json) -> str:
         if problem:
             return f"{problem}, in `{key}`"
     return ""
+
+
+def _setting_problem(scored: Json) -> str:
+    named = (n for n, kind in _OF_A_SCORE.items() if scored.get(n) is not None and not isinstance(scored[n], kind))
+    return next((f"has a `{name}` of the wrong kind" for name in named), "")
+
+
+def _is_integer(value: Any) -> bool:
+    # To isinstance, true is a whole number.
+    return type(value) is int
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are(values: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and all(map(kind, values))
+
+
+# What a run has beside its scores, where it has it.
+_OF_A_RUN: dict[str, Callable[[Any], bool]] = {
+    "steps": _is_integer,
+    "best_step": _is_integer,
+    "stopped_by": _is_text,
+    "train_seconds": _is_number,
+    "trained_on": _is_object,
+}
 
 
 def merge(directory: str | os.PathLike[str]) -> Json:
@@ -192,19 +241,11 @@ def read_lines(path: pathlib.Path) -> tuple[list[Json], int]:
     Raises:
       RequestError: the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     objects, skipped = [], 0
-    for line in filter(str.strip, text.split("\n")):
+    for line in filter(bytes.strip, files.read_bytes(path, "check its permissions").split(b"\n")):
         try:
-            found = json.loads(line)
+            objects.append(files.json_object(line))
         except ValueError:
-            found = None
-        if isinstance(found, dict):
-            objects.append(found)
-        else:
             skipped += 1
     return objects, skipped
 
@@ -230,36 +271,3 @@ def inference_files(run_dir: pathlib.Path) -> dict[str, pathlib.Path]:
         if step.isdecimal() and int(step) >= newest.get(task, (-1, path))[0]:
             newest[task] = (int(step), path)
     return {task: path for task, (_, path) in newest.items()}
-
-
-def write_json(path: str | os.PathLike[str], obj: Any) -> None:
-    """Writes `obj` as JSON so that a reader finds either the old file or the whole new one.
-
-    Raises:
-      RunError: the file cannot be written, e.g. because the disk is full; what stood there before is kept.
-    """
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """As `write_json`, for text."""
-    path = pathlib.Path(path)
-    # In the same folder, since os.replace is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_through(temporary, text)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        mend = "free some space or name another folder, then try again"
-        raise RunError(f"{path}: cannot be written ({error.strerror}); {mend}") from error
-
-
-def _write_through(path: pathlib.Path, text: str) -> None:
-    # A model may generate a lone surrogate, which has no UTF-8; its escape is also what JSON calls for.
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # some file systems report a full disk only here

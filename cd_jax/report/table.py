@@ -8,6 +8,8 @@ from typing import Any
 import tabulate
 
 from cd_jax.report import results as results_lib
+from cd_jax.report import scores
+from cd_jax.tasks import sample
 
 ABSENT = "–"
 TITLE_RUNS = "accuracy of each run"
@@ -33,18 +35,21 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One task of the experiment in one role.
+    """One task of the experiment in one role, scored in one way: its figures can be compared.
 
     Attributes:
       role: `source` or `target`.
       task: the task's name.
-      sizes: the numbers of examples on which the runs were scored; one, unless the runs differ.
+      n: the number of examples; None where it is not recorded.
+      how: the split where it is not the test split, how a sample was drawn, and what is unlike the usual in decoding;
+        empty for all examples of the test split, decoded greedily.
       has_pairs: whether some run has a pairwise accuracy on it.
     """
 
     role: str
     task: str
-    sizes: tuple[int, ...]
+    n: int | None
+    how: str
     has_pairs: bool
 
     @property
@@ -54,8 +59,8 @@ class Column:
 
     @property
     def size(self) -> str:
-        """`n=500`, or `n=400–500` where the runs differ; empty where it is not recorded."""
-        return size_text(self.sizes)
+        """`n=500`, and `how` they were drawn and decoded; empty where neither is recorded."""
+        return ": ".join(filter(None, (size_text([] if self.n is None else [self.n]), self.how)))
 
     @property
     def header(self) -> str:
@@ -71,26 +76,30 @@ def size_text(sizes: Iterable[int]) -> str:
 
 
 def columns(results: Json) -> list[Column]:
-    """The source task, then the target tasks, in the order in which the runs name them."""
-    scored: dict[tuple[str, str], list[Json]] = {}
+    """The source task, then the target tasks, in the order in which the runs name them; of a task one for each way in
+    which it was scored, so that no column has figures of different samples."""
+    scored: dict[tuple[str, str, int | None, str], list[Json]] = {}
     for role in ("source", "target"):
         for run in results["runs"]:
-            for score in _scores(run, role):
-                scored.setdefault((role, score["task"]), []).append(score)
+            for score in scores.of_run(run, role):
+                scored.setdefault(_way(role, score), []).append(score)
     return [
-        Column(
-            role,
-            task,
-            tuple(sorted({score["n"] for score in scores if score.get("n") is not None})),
-            any(score.get("pairwise_accuracy") is not None for score in scores),
-        )
-        for (role, task), scores in scored.items()
+        Column(*way, any(score.get("pairwise_accuracy") is not None for score in group))
+        for way, group in scored.items()
     ]
+
+
+def _way(role: str, score: Json) -> tuple[str, str, int | None, str]:
+    """The fields of a column that tell it from others."""
+    split = score.get("split", "test")
+    told = ("" if split == "test" else f"{split} split", sample.text(score.get("sample") or {}), score.get("setting"))
+    return role, score["task"], score.get("n"), ", ".join(filter(None, told))
 
 
 def score(run: Json, column: Column) -> Json:
     """What a run's results say of a column; empty where they say nothing."""
-    return next((found for found in _scores(run, column.role) if found["task"] == column.task), {})
+    way = (column.role, column.task, column.n, column.how)
+    return next((found for found in scores.of_run(run, column.role) if _way(column.role, found) == way), {})
 
 
 def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
@@ -104,12 +113,6 @@ def by_agent(results: Json) -> dict[str, list[Json]]:
     for run in sorted(results["runs"], key=lambda run: (results_lib.agent_order(run["agent"]), run["seed"])):
         agents.setdefault(run["agent"], []).append(run)
     return agents
-
-
-def _scores(run: Json, role: str) -> list[Json]:
-    if role == "target":
-        return run.get("targets") or []
-    return [run["source"]] if run.get("source") else []
 
 
 def run_table(results: Json) -> Table:

@@ -3,6 +3,7 @@
 import pathlib
 
 from cd_jax.report import page, results, table
+from cd_jax.rundir import files
 
 
 def report(model_dir: str) -> str:
@@ -19,8 +20,9 @@ def report(model_dir: str) -> str:
     """
     directory = pathlib.Path(model_dir)
     runs = results.run_dirs(directory)
+    files.clean_up(directory)
     merged = results.merge(directory)
-    results.write_json(directory / "results.json", merged)
+    files.write_json(directory / "results.json", merged)
     written = page.write(directory)
     return (
         f"\n{table.render(merged)}\n\n"

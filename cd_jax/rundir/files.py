@@ -175,6 +175,13 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def write_text_where_changed(path: Path, text: str) -> None:
+    """As `write_text`; a file that says so already is left alone."""
+    path = pathlib.Path(path)
+    if not path.is_file() or path.read_bytes() != text.encode("utf-8", "backslashreplace"):
+        write_text(path, text)
+
+
 def write_json(path: Path, content: Any) -> None:
     """As `write_bytes`, of a JSON value."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from cd_jax.errors import RequestError, RunError
 from cd_jax.rundir import files
 
-NAME = ".lock"
+NAME, TURN = ".lock", ".turn"
 # Of this process: a verb that runs another one on the same folder holds its lock already.
 _held: dict[pathlib.Path, int] = {}
 
@@ -48,8 +48,25 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(folder: pathlib.Path, verb: str) -> int:
-    path = folder / NAME
+@contextlib.contextmanager
+def in_turn(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Waits until nobody else is in such a block of the folder: for files that several commands add to.
+
+    Raises:
+      RunError: the folder cannot be written to.
+    """
+    folder = pathlib.Path(directory).absolute()
+    descriptor = _acquire(folder, "", TURN, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / TURN).unlink()
+        os.close(descriptor)
+
+
+def _acquire(folder: pathlib.Path, verb: str, name: str = NAME, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+    path = folder / name
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +76,7 @@ def _acquire(folder: pathlib.Path, verb: str) -> int:
         except OSError as error:
             raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another --model_dir") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
         except BlockingIOError:
             holder = os.read(descriptor, 100).decode("utf-8", "replace").strip() or "another command"
             os.close(descriptor)

@@ -1,0 +1,23 @@
+"""What `cd_jax.load` does: a run from Python, as `cd_jax infer` has it."""
+
+import pathlib
+from collections.abc import Sequence
+
+import gin
+
+from cd_jax import (
+    configurables,  # noqa: F401  Registers all that gin can bind.
+    gin_files,
+)
+from cd_jax.errors import RequestError
+from cd_jax.evaluate import TrainedRun
+
+
+def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
+    """See `cd_jax.load`; what gin was told before is forgotten."""
+    own = pathlib.Path(model_dir) / "config.gin"
+    if not own.is_file():
+        raise RequestError(f"{own}: no such file; give the folder of a trained run")
+    gin.clear_config()
+    gin_files.configure([gin_files.find("runs/infer.gin"), str(own)], bindings)
+    return TrainedRun(model_dir)
