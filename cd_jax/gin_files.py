@@ -191,5 +191,6 @@ def _naming(what: str) -> Iterator[None]:
         text = re.split(r"\n\s*(?:In bindings string|Failed to parse token)", text)[0]
         if "malformed node" in text or isinstance(error, SyntaxError | tokenize.TokenError):
             text = "not a value of Python; brackets must close, and text is quoted twice: --gin.NAME=\"'text'\""
-            text += f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.filename else ""
+            lineno = getattr(error, "lineno", None)
+            text += f" (line {lineno})" if lineno and not what.startswith("--gin.") else ""
         raise RequestError(f"{what}: {text}") from error
