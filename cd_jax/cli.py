@@ -1,15 +1,12 @@
 """The command line: verbs, flags, gin, and errors in one line."""
 
 import argparse
-import contextlib
-import difflib
 import os
 import pathlib
 import re
 import sys
-import tokenize
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from cd_jax.errors import RequestError, RunError
 
@@ -30,10 +27,6 @@ DEFAULT_GIN = {verb: f"runs/{verb}.gin" for verb in ("demo", "tasks", "distill",
 DEFAULT_GIN["aot"] = "runs/aot.gin"
 DEFAULT_GIN["export"] = DEFAULT_GIN["infer"]
 DIRECTIONS = {"babi_to_com2sense": "runs/babi_to_com2sense.gin", "com2sense_to_babi": "runs/com2sense_to_babi.gin"}
-# The two ways in which gin says that a macro has no value.
-_UNBOUND = re.compile(r"(?:^|\s)'?([A-Z_][A-Z_0-9]*)/(?:gin\.)?macro(?:\.value set to `%gin\.REQUIRED`|' in config)")
-# Configurables that the config.gin of older runs binds.
-_GONE = ["fill_memory"]
 _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
@@ -57,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
             help="folder of what the verb reads and writes",
         )
         sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
+        sub.add_argument(
+            "--gin_search_paths", action="append", default=[], help="folders of gin files, with commas; repeatable"
+        )
+        sub.add_argument(
+            "--trust_gin",
+            action="store_true",
+            help="let gin files in folders of runs import, which runs code",
+        )
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
         sub.add_argument("--com2sense_dir", help="folder with Com2Sense's train, dev and test.json, pair_id_*.json")
@@ -113,34 +114,23 @@ def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, statements
 
 
-def _gin_folders() -> list[pathlib.Path]:
-    """Where gin files are looked up: the working folder, the checkout's gin/, the package's own."""
-    package = pathlib.Path(__file__).parent
-    return [pathlib.Path(), package.parent / "gin", package / "gin_files"]
-
-
-def _find_gin(name: str) -> str:
-    for folder in _gin_folders():
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise RequestError(f"{name}: no such gin file; `ls gin/*/` shows those that come with cd_jax")
-
-
-def _gin_files(args: argparse.Namespace) -> list[str]:
+def _files(args: argparse.Namespace, search_paths: list[str]) -> list[str]:
     """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
-    files = list(args.gin_file)
+    from cd_jax import configuration
+
+    asked = [configuration.find(name, search_paths) for name in args.gin_file]
     if args.verb == "demo":
         given = args.babi_dir or args.com2sense_dir or args.tfds_data_dir
         paper = args.direction or ("babi_to_com2sense" if given else None)
-        return [_find_gin(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
+        return [configuration.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer", "export"):
-        if not own.is_file() and not files:
+        if not own.is_file() and not asked:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
-        return [_find_gin(DEFAULT_GIN[args.verb]), *run, *map(_find_gin, files)]
-    return [_find_gin(name) for name in (DEFAULT_GIN[args.verb], *files)]
+        return [configuration.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
+    return [configuration.packaged(DEFAULT_GIN[args.verb]), *asked]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
@@ -149,78 +139,23 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     Raises:
       RequestError: gin cannot read them, or nothing reads a binding.
     """
-    import gin
+    from cd_jax import configuration
 
-    from cd_jax import (
-        bindings,
-        configurables,  # noqa: F401  Registers all that gin can bind.
-    )
-    from cd_jax.aot import verb  # noqa: F401  As above.
-
-    statements = statements + [
-        f"{macro} = {_folder(value)!r}"
-        for macro, value in (
-            ("BABI_DIR", args.babi_dir),
-            ("COM2SENSE_DIR", args.com2sense_dir),
-            ("TFDS_DATA_DIR", args.tfds_data_dir),
-        )
-        if value
-    ]
-    if getattr(args, "seeds", None):
-        statements.append(f"SEEDS = {args.seeds}")
-    for folder in _gin_folders():
-        gin.add_config_file_search_path(str(folder))
-    # Plain files alone: gin's second reader takes `runs/` for a Python package, and fails where the working folder has
-    # a folder of that name, as it does where runs are kept.
-    del gin.config._FILE_READERS[1:]
-    for file in _gin_files(args):
-        with _naming(file):
-            gin.parse_config_file(file, skip_unknown=_GONE)
-    config = gin.config_str(max_line_length=10**6)
-    for name in re.findall(r"^([A-Za-z_]\w*) = ", config, re.MULTILINE):
-        _check_macro(name, name, config)
     for statement in statements:
         name = statement.partition("=")[0].strip()
         if args.verb == "demo" and name in ("AGENT", "SEED"):
             raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
-        _check_macro(name, f"--gin.{name}", config)
-        with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
-            gin.parse_config(statement)
-    with _naming("gin"):
-        gin.finalize()
-    bindings.check_values()
-
-
-@contextlib.contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Turns what gin raises, which is of many kinds and several lines, into an error that begins with its place."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        if unbound := _UNBOUND.search(text):
-            raise RequestError(f"{unbound[1]} is not bound; give --gin.{unbound[1]}=VALUE") from error
-        # The place in the statement of a flag says nothing that the flag itself does not say.
-        text = re.split(r"\n\s*(?:In bindings string|Failed to parse token)", text)[0]
-        if "malformed node" in text or isinstance(error, SyntaxError | tokenize.TokenError):
-            text = "not a value of Python; brackets must close, and text is quoted twice: --gin.NAME=\"'text'\""
-            text += f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.filename else ""
-        raise RequestError(f"{what}: {text}") from error
+    places = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
+    statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in places if value]
+    if getattr(args, "seeds", None):
+        statements.append(f"SEEDS = {args.seeds}")
+    search_paths = [folder for given in args.gin_search_paths for folder in given.split(",") if folder]
+    configuration.configure(_files(args, search_paths), statements, search_paths, args.trust_gin)
 
 
 def _folder(path: str) -> str:
     """Absolute, so that a run's config.gin serves from every working folder."""
     return path if "://" in path else os.path.abspath(path)
-
-
-def _check_macro(name: str, shown: str, config: str) -> None:
-    """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
-    known = set(re.findall(r"%([A-Za-z_]\w*)", config))
-    if "." in name or name in known:
-        return
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]}?" if close else f"those that are read: {', '.join(sorted(known))}"
-    raise RequestError(f"{shown}: nothing reads this macro; {hint}")
 
 
 def _one_line(text: object) -> str:

@@ -4,9 +4,21 @@ import gin
 import optax
 
 from cd_jax import demo, distill, evaluate, show, train
+from cd_jax.aot import verb as pods
 from cd_jax.update import openai_teacher
 
-__all__ = ["demo", "distill", "evaluate", "openai_teacher", "show", "train"]
+__all__ = ["VERBS", "openai_teacher"]
+
+VERBS = (
+    demo.demo,
+    distill.distill,
+    evaluate.evaluate,
+    evaluate.infer,
+    pods.aot,
+    pods.aot_sweep,
+    show.show_tasks,
+    train.train,
+)
 
 for function in (optax.adamw, optax.constant_schedule, optax.warmup_cosine_decay_schedule):
     gin.external_configurable(function, module="optax")
