@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import importlib
 import os
 import pathlib
 import re
@@ -150,7 +151,7 @@ class _Reading:
                 seen.references.clear()
                 seen.macros.clear()
                 if isinstance(statement, config_parser.ImportStatement):
-                    _let_import_from_working_folder()
+                    _import(statement.module, place)
                 elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
                     self.bound["/".join(filter(None, (statement.scope, statement.selector)))] = place
                 elif isinstance(statement, config_parser.IncludeStatement):
@@ -187,10 +188,18 @@ def _refuse_code(place: str, statement: config_parser.ImportStatement, reference
             raise RequestError(f"{place}: @{reference} runs a command of cd_jax, and this file is a run's; {mend}")
 
 
-def _let_import_from_working_folder() -> None:
-    """Modules of the user's lie there as a rule, and the command `cd_jax` does not look there of itself."""
+def import_module(name: str) -> None:
+    """Imports a module of the user's, also from the working folder, where Python does not look for commands."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
+    importlib.import_module(name)
+
+
+def _import(module: str, place: str) -> None:
+    """Here, since gin passes over modules that are not there where it skips what it does not know."""
+    if not module.startswith("__gin__."):
+        with _naming(place):
+            import_module(module)
 
 
 @contextlib.contextmanager
@@ -250,13 +259,6 @@ def _not_a_value(what: str) -> str:
 # Macros
 
 
-def _macro_of(value: object) -> str | None:
-    """The macro's name, where the value is one: `%NAME`."""
-    if isinstance(value, gin.config.ConfigurableReference) and value.config_key[1] == "gin.macro":
-        return value.config_key[0]
-    return None
-
-
 def _check_read(name: str, shown: str, readers: Collection[str]) -> None:
     """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
     if "." in name or name in readers:
@@ -274,7 +276,7 @@ def _check_bound(readers: Mapping[str, str]) -> None:
         if _is_required(value):
             raise RequestError(f"{name} is not bound; give --gin.{name}=VALUE")
     for reference in gin.config.iterate_references(config):
-        if (name := _macro_of(reference)) and name not in macros:
+        if (name := bindings.macro_of(reference)) and name not in macros:
             close = difflib.get_close_matches(name, macros, 1)
             hint = f"did you mean %{close[0]}?" if close else f"give --gin.{name}=VALUE"
             raise RequestError(f"{readers.get(name, '--gin')}: %{name} is not bound; {hint}")
@@ -284,7 +286,7 @@ def _check_bound(readers: Mapping[str, str]) -> None:
 
 def _check_ends(name: str, macros: dict[str, object]) -> None:
     passed = [name]
-    while (following := _macro_of(macros[passed[-1]])) is not None:
+    while (following := bindings.macro_of(macros[passed[-1]])) is not None:
         if following in passed:
             raise RequestError(f"{' = %'.join([*passed, following])}: goes round in a circle; bind one to a value")
         passed.append(following)

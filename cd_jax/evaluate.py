@@ -16,6 +16,7 @@ from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import SelfLearningProcess, tokenised
+from cd_jax.ranges import PositiveInt
 from cd_jax.report import results
 from cd_jax.tasks import metrics
 from cd_jax.tasks.com2sense import submission
@@ -106,8 +107,8 @@ def evaluate(
     source: str,
     targets: list[str],
     split: str = "test",
-    per_task: int | None = None,
-    source_per_task: int | None = None,
+    per_task: PositiveInt | None = None,
+    source_per_task: PositiveInt | None = None,
 ) -> dict[str, Any]:
     """Decodes held-out source questions and the targets, on which nothing was fine-tuned; writes `results.json`.
 
@@ -149,7 +150,13 @@ def evaluate(
 
 
 @gin.configurable
-def infer(model_dir: str, task: str | None = None, split: str = "test", per_task: int | None = None, prompt: str = ""):
+def infer(
+    model_dir: str,
+    task: str | None = None,
+    split: str = "test",
+    per_task: PositiveInt | None = None,
+    prompt: str = "",
+):
     """Decodes a task, or one prompt, and prints or writes what the solver says.
 
     Args:

@@ -1,6 +1,7 @@
 """gin files: which may be code, where they are found, and errors that name file and line."""
 
 import sys
+import uuid
 
 import gin
 import pytest
@@ -18,16 +19,32 @@ def _forgotten(monkeypatch):
     gin.clear_config()
 
 
+class Marker:
+    """A harmless module that shows that it was imported.
+
+    Attributes:
+      name: of the module, another one in every test.
+    """
+
+    def __init__(self, folder):
+        self.name, self._ran = f"leaves_a_mark_{uuid.uuid4().hex}", folder / "ran"
+        module = (
+            f"import pathlib\npathlib.Path({str(self._ran)!r}).write_text('ran')\ndef rate(step):\n    return 0.5\n"
+        )
+        (folder / f"{self.name}.py").write_text(module)
+
+    def code(self, text: str) -> str:
+        return text.replace("MODULE", self.name)
+
+    def ran(self) -> bool:
+        return self._ran.exists()
+
+
 @pytest.fixture
-def marker(tmp_path, monkeypatch):
-    """A harmless module that shows that it was imported: the file that it writes."""
-    (tmp_path / "modules").mkdir()
-    ran = tmp_path / "ran"
-    module = f"import pathlib\npathlib.Path({str(ran)!r}).write_text('ran')\ndef rate(step):\n    return 0.5\n"
-    (tmp_path / "modules" / "leaves_a_mark.py").write_text(module)
-    monkeypatch.syspath_prepend(tmp_path / "modules")
-    yield ran
-    sys.modules.pop("leaves_a_mark", None)
+def marker(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("modules")
+    monkeypatch.syspath_prepend(folder)
+    return Marker(folder)
 
 
 def configure(*files, statements=BOUND, **more):
@@ -42,14 +59,14 @@ def refused(*files, statements=BOUND, **more) -> str:
 
 
 CODE = [
-    "import leaves_a_mark\n",
-    "from leaves_a_mark import rate\n",
-    "import leaves_a_mark as optax\n",
-    "from __gin__ import dynamic_registration\nimport leaves_a_mark\nfrom cd_jax.solver import solver\n"
-    "solver.Solver.learning_rate = @leaves_a_mark.rate\n",
-    "# A lone carriage return ends a line for Python, too.\rimport leaves_a_mark\n",
-    "SEED = 3; import leaves_a_mark\n",
-    "\ufeffimport leaves_a_mark\n",
+    "import MODULE\n",
+    "from MODULE import rate\n",
+    "import MODULE as optax\n",
+    "from __gin__ import dynamic_registration\nimport MODULE\nfrom cd_jax.solver import solver\n"
+    "solver.Solver.learning_rate = @MODULE.rate\n",
+    "# A lone carriage return ends a line for Python, too.\rimport MODULE\n",
+    "SEED = 3; import MODULE\n",
+    "\ufeffimport MODULE\n",
 ]
 
 
@@ -58,25 +75,25 @@ CODE = [
 def test_a_file_of_a_run_must_not_be_code(code, mark, tmp_path, marker):
     folder = tmp_path / "run"
     (folder / mark).mkdir(parents=True)
-    (folder / "config.gin").write_bytes(code.encode())
+    (folder / "config.gin").write_bytes(marker.code(code).encode())
     error = refused(folder / "config.gin")
     assert f"{folder}/config.gin" in error
-    assert not marker.exists()
+    assert not marker.ran()
     (tmp_path / "link.gin").symlink_to(folder / "config.gin")
     refused(tmp_path / "link.gin")
     (tmp_path / "mine.gin").write_text(f"include '{folder}/config.gin'\n")
     refused(tmp_path / "mine.gin")
-    assert not marker.exists()
+    assert not marker.ran()
 
 
 def test_what_a_file_of_a_run_includes_must_not_be_code_either(tmp_path, marker):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "elsewhere.gin").write_text("\nimport leaves_a_mark\n")
+    (tmp_path / "elsewhere.gin").write_text(marker.code("\nimport MODULE\n"))
     (tmp_path / "run" / "config.gin").write_text(f"include '{tmp_path}/elsewhere.gin'\n")
     error = refused(tmp_path / "run" / "config.gin")
-    assert f"{tmp_path}/elsewhere.gin:2: `import leaves_a_mark` runs code" in error
+    assert f"{tmp_path}/elsewhere.gin:2: `import {marker.name}` runs code" in error
     assert "--trust_gin" in error
-    assert not marker.exists()
+    assert not marker.ran()
 
 
 def test_a_file_of_a_run_must_not_start_commands(tmp_path):
@@ -86,18 +103,15 @@ def test_a_file_of_a_run_must_not_start_commands(tmp_path):
         assert f"{tmp_path}/config.gin:1: @" in refused(tmp_path / "config.gin")
 
 
-@pytest.mark.parametrize("code", CODE[:4])
-def test_trusted_and_ones_own_files_may_be_code(code, tmp_path, marker):
-    (tmp_path / "mine.gin").write_text(code)
-    configure(tmp_path / "mine.gin")
-    assert marker.exists()
-    marker.unlink()
-    del sys.modules["leaves_a_mark"]
-    (tmp_path / "checkpoints").mkdir()
-    refused(tmp_path / "mine.gin")
-    assert not marker.exists()
-    configure(tmp_path / "mine.gin", trust=True)
-    assert marker.exists()
+# gin imports modules alone: the second names a function.
+@pytest.mark.parametrize("code", [CODE[0], *CODE[2:4]])
+@pytest.mark.parametrize("trust", [True, False])
+def test_trusted_and_ones_own_files_may_be_code(code, trust, tmp_path, marker):
+    (tmp_path / "mine.gin").write_text(marker.code(code))
+    if trust:
+        (tmp_path / "checkpoints").mkdir()
+    configure(tmp_path / "mine.gin", trust=trust)
+    assert marker.ran()
 
 
 def test_a_config_that_our_programs_write_needs_no_trust(tmp_path):
@@ -109,18 +123,18 @@ def test_a_config_that_our_programs_write_needs_no_trust(tmp_path):
 
 
 def test_dynamic_registration_binds_what_no_one_registered(tmp_path, marker):
-    (tmp_path / "mine.gin").write_text(CODE[3])
+    (tmp_path / "mine.gin").write_text(marker.code(CODE[3]))
     configure(tmp_path / "mine.gin")
-    assert gin.query_parameter("Solver.learning_rate").configurable.wrapped.__module__ == "leaves_a_mark"
+    assert gin.query_parameter("Solver.learning_rate").configurable.wrapped.__module__ == marker.name
 
 
 def test_the_working_folder_does_not_replace_files_of_ours(tmp_path, marker, monkeypatch):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "data.gin").write_text("import leaves_a_mark\n")
-    (tmp_path / "runs" / "train.gin").write_text("import leaves_a_mark\n")
+    (tmp_path / "runs" / "data.gin").write_text(marker.code("import MODULE\n"))
+    (tmp_path / "runs" / "train.gin").write_text(marker.code("import MODULE\n"))
     monkeypatch.chdir(tmp_path)
     configure()
-    assert not marker.exists()
+    assert not marker.ran()
 
 
 def test_search_paths(tmp_path):
