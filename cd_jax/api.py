@@ -3,12 +3,7 @@
 import pathlib
 from collections.abc import Sequence
 
-import gin
-
-from cd_jax import (
-    configurables,  # noqa: F401  Registers all that gin can bind.
-    gin_files,
-)
+from cd_jax import configuration
 from cd_jax.errors import RequestError
 from cd_jax.evaluate import TrainedRun
 
@@ -18,6 +13,5 @@ def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
     own = pathlib.Path(model_dir) / "config.gin"
     if not own.is_file():
         raise RequestError(f"{own}: no such file; give the folder of a trained run")
-    gin.clear_config()
-    gin_files.configure([gin_files.find("runs/infer.gin"), str(own)], bindings)
+    configuration.configure([configuration.packaged("runs/infer.gin"), str(own)], bindings)
     return TrainedRun(model_dir)

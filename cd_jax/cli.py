@@ -1,7 +1,6 @@
 """The command line: verbs, flags, gin, and errors in one line."""
 
 import argparse
-import importlib
 import os
 import pathlib
 import re
@@ -9,8 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-import cd_jax
-from cd_jax import gin_files
 from cd_jax.errors import RequestError, RunError
 from cd_jax.rundir import interrupt
 
@@ -45,13 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Contrastive distillation: sequence models that learn from explanations (arXiv 2212.11353).",
         epilog="Every binding of gin can be given as --gin.NAME=VALUE, e.g. --gin.BATCH_SIZE=32.",
     )
-    parser.add_argument("--version", action="version", version=f"cd_jax {cd_jax.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, line in VERBS.items():
-        sub = verbs.add_parser(
-            verb, help=line, description=line, allow_abbrev=False, epilog=_epilog(verb),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
         sub.add_argument(
             "--model_dir",
             required=verb not in ("tasks", "demo", "aot"),
@@ -59,16 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; looked up in gin/ too")
         sub.add_argument(
-            "--gin_search_paths", action="append", default=[], help="folders of gin files, by commas; repeatable"
+            "--gin_search_paths", action="append", default=[], help="folders of gin files, with commas; repeatable"
         )
-        sub.add_argument(
-            "--module_import", action="append", default=[], metavar="MODULE",
-            help="imports a module with tasks, teachers or verifiers of your own; repeatable",
-        )  # fmt: skip
         sub.add_argument(
             "--trust_gin",
             action="store_true",
-            help="gin files in a run's folder may import modules, too: they are code",
+            help="let gin files in folders of runs import, which runs code",
         )
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
@@ -77,13 +66,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         _add_own_flags(verb, sub)
     return parser
-
-
-def _epilog(verb: str) -> str:
-    """The gin file that the verb reads, where this is its help."""
-    if verb not in DEFAULT_GIN or not {"-h", "--help"} & set(sys.argv):
-        return ""
-    return gin_files.described(DEFAULT_GIN[verb])
 
 
 def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
@@ -133,56 +115,43 @@ def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, statements
 
 
-def _gin_files(args: argparse.Namespace) -> list[str]:
+def _files(args: argparse.Namespace, search_paths: list[str]) -> list[str]:
     """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
-    files = list(args.gin_file)
+    from cd_jax import configuration
+
+    asked = [configuration.find(name, search_paths) for name in args.gin_file]
     if args.verb == "demo":
         given = args.babi_dir or args.com2sense_dir or args.tfds_data_dir
         paper = args.direction or ("babi_to_com2sense" if given else None)
-        return [gin_files.find(name) for name in (DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"], *files)]
+        return [configuration.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer", "export"):
-        if not own.is_file() and not files:
+        if not own.is_file() and not asked:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
-        return [gin_files.find(DEFAULT_GIN[args.verb]), *run, *map(gin_files.find, files)]
-    return [gin_files.find(name) for name in (DEFAULT_GIN[args.verb], *files)]
+        return [configuration.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
+    return [configuration.packaged(DEFAULT_GIN[args.verb]), *asked]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
-    """Imports the user's modules, and reads the gin files and the bindings of the command line.
+    """Reads the gin files and the bindings of the command line.
 
     Raises:
-      RequestError: a module cannot be imported, gin cannot read them, or nothing reads a binding.
+      RequestError: gin cannot read them, or nothing reads a binding.
     """
-    from cd_jax import configurables  # noqa: F401  Registers all that gin can bind.
-    from cd_jax.aot import verb  # noqa: F401  As above.
+    from cd_jax import configuration
 
-    _import(args.module_import)
-    gin_files.add_search_paths(args.gin_search_paths)
     for statement in statements:
         name = statement.partition("=")[0].strip()
         if args.verb == "demo" and name in ("AGENT", "SEED"):
             raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
-    given = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
-    statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in given if value]
+    places = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
+    statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in places if value]
     if getattr(args, "seeds", None):
         statements.append(f"SEEDS = {args.seeds}")
-    gin_files.configure(_gin_files(args), statements, args.trust_gin)
-
-
-def _import(modules: Sequence[str]) -> None:
-    """Imports the user's own modules, also from the working folder."""
-    if modules and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception as error:
-            raise RequestError(
-                f"--module_import={name}: cannot be imported ({type(error).__name__}: {error})"
-            ) from error
+    search_paths = [folder for given in args.gin_search_paths for folder in given.split(",") if folder]
+    configuration.configure(_files(args, search_paths), statements, search_paths, args.trust_gin)
 
 
 def _folder(path: str) -> str:
@@ -220,31 +189,9 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
     }[args.verb]
 
 
-def _check_folders(args: argparse.Namespace) -> None:
-    """Refuses what would be taken for the name of a folder here, and data that is not there.
-
-    Raises:
-      RequestError: so it is.
-    """
-    for flag in ("model_dir", "write", "output", "babi_dir", "com2sense_dir"):
-        value = getattr(args, flag, None)
-        if value and "://" in value:
-            raise RequestError(
-                f"--{flag}={value}: only local folders are read and written; copy with `gcloud storage cp -r`"
-            )
-    for flag, what in (
-        ("babi_dir", "the original archive, tasks_1-20_v1-2"),
-        ("com2sense_dir", "train.json, dev.json, test.json and pair_id_*.json"),
-    ):
-        value = getattr(args, flag, None)
-        if value and not os.path.isdir(value):
-            raise RequestError(f"--{flag}={value}: no such folder; give the one that holds {what}")
-
-
 def _run(arguments: Sequence[str]) -> None:
     others, statements = _split_gin(arguments)
     args = _parser().parse_args(others)
-    _check_folders(args)
     # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging

@@ -1,12 +1,47 @@
 """All that gin can bind: importing the verbs registers ours; optax's are registered here, under their own names."""
 
+from typing import Any
+
 import gin
 import optax
 
 from cd_jax import demo, distill, evaluate, show, train
+from cd_jax.aot import verb as pods
+from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from cd_jax.update import openai_teacher
 
-__all__ = ["demo", "distill", "evaluate", "openai_teacher", "show", "train"]
+__all__ = ["RANGES", "VERBS", "openai_teacher"]
 
-for function in (optax.adamw, optax.constant_schedule, optax.warmup_cosine_decay_schedule):
+VERBS = (
+    demo.demo,
+    distill.distill,
+    evaluate.evaluate,
+    evaluate.infer,
+    pods.aot,
+    pods.aot_sweep,
+    show.show_tasks,
+    train.train,
+)
+# Of parameters whose annotations are not ours.
+RANGES: dict[Any, dict[str, Any]] = {
+    optax.adamw: {
+        "learning_rate": NonNegativeFloat,
+        "b1": Rate,
+        "b2": Rate,
+        "eps": PositiveFloat,
+        "eps_root": NonNegativeFloat,
+        "weight_decay": NonNegativeFloat,
+    },
+    optax.constant_schedule: {"value": NonNegativeFloat},
+    optax.warmup_cosine_decay_schedule: {
+        "init_value": NonNegativeFloat,
+        "peak_value": NonNegativeFloat,
+        "warmup_steps": NonNegativeInt,
+        "decay_steps": PositiveInt,
+        "end_value": NonNegativeFloat,
+        "exponent": PositiveFloat,
+    },
+}
+
+for function in RANGES:
     gin.external_configurable(function, module="optax")

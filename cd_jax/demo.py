@@ -10,6 +10,7 @@ from cd_jax.errors import RequestError
 from cd_jax.evaluate import evaluate
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.progress import clock
+from cd_jax.ranges import Seed
 from cd_jax.report.verb import report
 from cd_jax.run import agent_named, make_solver, run_name
 from cd_jax.rundir import files, interrupt, lock
@@ -23,7 +24,7 @@ _EXTENDABLE = ("AGENT", "SEED", "AGENTS", "SEEDS", "TRAIN_STEPS", "TRAIN_SECONDS
 
 
 @gin.configurable
-def demo(model_dir: str, agents: list[str], seeds: list[int]) -> None:
+def demo(model_dir: str, agents: list[str], seeds: list[Seed]) -> None:
     """Runs the stages; what an earlier call on the same folder has done is not done again.
 
     Args:

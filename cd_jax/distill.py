@@ -10,6 +10,7 @@ import gin
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.progress import ProgressLine
+from cd_jax.ranges import PositiveInt, Seed
 from cd_jax.run import data
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example, Update
@@ -29,11 +30,11 @@ def distill(
     source: str,
     targets: list[str],
     teacher: Callable[[], Teacher] = OracleTeacher,
-    num_updates: int = 3,
-    seed: int = 0,
+    num_updates: PositiveInt = 3,
+    seed: Seed = 0,
     attempts: str | None = None,
     vocabulary: str | None = None,
-    vocabulary_size: int = 4000,
+    vocabulary_size: PositiveInt = 4000,
 ) -> None:
     """Writes `updates.jsonl` and `vocabulary.model`; goes on where an earlier call was stopped.
 

@@ -17,6 +17,7 @@ from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import SelfLearningProcess, tokenised
+from cd_jax.ranges import PositiveInt, Seed
 from cd_jax.report import results, scores
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.solver.decoding import Decoding
@@ -133,9 +134,9 @@ def evaluate(
     source: str,
     targets: list[str],
     split: str = "test",
-    per_task: int | None = None,
-    source_per_task: int | None = None,
-    sample_seed: int = 0,
+    per_task: PositiveInt | None = None,
+    source_per_task: PositiveInt | None = None,
+    sample_seed: Seed = 0,
     only_missing: bool = False,
 ) -> dict[str, Any]:
     """Decodes held-out source questions and the targets, on which nothing was fine-tuned; adds to `results.json`.
@@ -231,8 +232,8 @@ def infer(
     model_dir: str,
     task: str | None = None,
     split: str = "test",
-    per_task: int | None = None,
-    sample_seed: int = 0,
+    per_task: PositiveInt | None = None,
+    sample_seed: Seed = 0,
     prompt: str = "",
 ) -> None:
     """Decodes a task, or one prompt, and prints or writes what the solver says.

@@ -20,6 +20,7 @@ from cd_jax.errors import RequestError
 from cd_jax.feed import Draw, Feed, TokenisedExamples, TokenisedUpdates, longest, no_updates
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.ranges import PositiveFloat, PositiveInt
 from cd_jax.recollection import Recollection, Seen
 from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import Batch, Solver, TrainState
@@ -90,9 +91,9 @@ class SelfLearningProcess:
         vocabulary: seqio.Vocabulary,
         solver: Solver,
         memory: EpisodicMemory | None,
-        sequence_length: dict[str, int],
-        answer_weight: float = 1.0,
-        eval_batch_size: int = 100,
+        sequence_length: dict[str, PositiveInt],
+        answer_weight: PositiveFloat = 1.0,
+        eval_batch_size: PositiveInt = 100,
         verifier: Callable[[], answers.Verifier] = answers.ChrF,
         decoding: Callable[[], Decoding] = Decoding,
         contrast: Callable[[], Contrast] = Contrast,

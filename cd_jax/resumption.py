@@ -5,12 +5,11 @@ from collections.abc import Mapping
 
 import gin
 
-from cd_jax.bindings import resolved
 from cd_jax.errors import RequestError
+from cd_jax.macros import resolved
 
 Bindings = dict[str, str]
 
-_BINDING = re.compile(r"^([\w./]+\.\w+) = ", re.MULTILINE)
 # Nothing that a run does depends on them, or its identity says it better: data by digests, agent and seed by name.
 _FREE = re.compile(
     r"(evaluate|infer|distill|demo|show_tasks|aot|aot_sweep|data)\."
@@ -26,8 +25,13 @@ _STEPS, _DECAY = "Budget.steps", ".decay_steps"
 
 def bindings() -> Bindings:
     """What gin binds now, macros resolved; of what a run depends on."""
-    names = _BINDING.findall(gin.config_str(max_line_length=10**6))
-    return {name: repr(resolved(gin.query_parameter(name))) for name in sorted(names) if not _FREE.match(name)}
+    found = {
+        f"{selector.rpartition('.')[2]}.{parameter}": repr(resolved(value))
+        for (_, selector), parameters in gin.config._CONFIG.items()
+        for parameter, value in parameters.items()
+        if selector != "gin.macro"
+    }
+    return {name: value for name, value in sorted(found.items()) if not _FREE.match(name)}
 
 
 def changes(where: str, before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import AGENTS, Agent, SelfLearningProcess
+from cd_jax.ranges import Seed
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
@@ -28,7 +29,7 @@ def data(
     com2sense_dir: str | None = None,
     tfds_data_dir: str | None = None,
     babi_layout: str | None = None,
-    low_data_seed: int = 0,
+    low_data_seed: Seed = 0,
 ) -> dict[str, Any]:
     """Where the original data sets are, and which examples the low-data tasks have; see `tasks.register`."""
     return {

@@ -12,6 +12,7 @@ import tensorflow as tf
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.process import tokenised
+from cd_jax.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from cd_jax.run import use_vocabulary
 from cd_jax.rundir import files
 from cd_jax.tasks import vocabulary as vocabularies
@@ -29,11 +30,11 @@ def show_tasks(
     name: str | None = None,
     model_dir: str | None = None,
     split: str = "train",
-    num_examples: int = 3,
-    inputs: int = 64,
-    targets: int = 32,
-    num_passages: int = 0,
-    answer_weight: float = 1.0,
+    num_examples: NonNegativeInt = 3,
+    inputs: PositiveInt = 64,
+    targets: PositiveInt = 32,
+    num_passages: NonNegativeInt = 0,
+    answer_weight: PositiveFloat = 1.0,
 ) -> None:
     """Prints to standard output.
 

@@ -14,6 +14,7 @@ from cd_jax.errors import RequestError
 from cd_jax.memory import negatives, pool, retrieval
 from cd_jax.memory.pool import Labels, Pool
 from cd_jax.memory.prior import Prior
+from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from cd_jax.solver import passages
 from cd_jax.solver.network import Cached
 from cd_jax.solver.read import Bound
@@ -38,13 +39,13 @@ class Contrast:
         before a wrong answer is one more negative of the example, and what it had retrieved teaches the prior.
     """
 
-    weight: float = 0.0
+    weight: NonNegativeFloat = 0.0
     score: str = "embedding"
     sampler: str = "bayesian"
-    num_negatives: int = 4
-    hardness: float = 1.0
-    temperature: float = 0.1
-    attempts: int = 128
+    num_negatives: PositiveInt = 4
+    hardness: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 0.1
+    attempts: NonNegativeInt = 128
 
     def __post_init__(self):
         """Raises RequestError where the values do not go together."""

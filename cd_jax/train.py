@@ -17,6 +17,7 @@ from cd_jax.memory.episodic import EpisodicMemory, choose_entries
 from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.progress import ProgressLine, clock
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.ranges import NonNegativeFloat, PositiveInt, Seed
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.solver.solver import TrainState
 from cd_jax.types import Update
@@ -34,9 +35,9 @@ class Budget:
       patience: evaluations without a smaller validation error after which it has stopped improving.
     """
 
-    steps: int
-    seconds: float = 0.0
-    patience: int = 5
+    steps: PositiveInt
+    seconds: NonNegativeFloat = 0.0
+    patience: PositiveInt = 5
 
     def verdict(self, step: int, progress: Progress) -> tuple[str, str]:
         """`Progress.stopped_by` and `Progress.budget`; both empty while training goes on."""
@@ -54,14 +55,14 @@ def train(
     model_dir: str,
     agent: str,
     source: str,
-    seed: int,
-    batch_size: int,
+    seed: Seed,
+    batch_size: PositiveInt,
     budget: Budget,
     distilled: str | None = None,
     initial_checkpoint: str | None = None,
-    eval_period: int = 200,
-    eval_per_task: int | None = None,
-    log_period: int = 50,
+    eval_period: PositiveInt = 200,
+    eval_per_task: PositiveInt | None = None,
+    log_period: PositiveInt = 50,
 ) -> None:
     """Trains until the validation error stops improving or the budget ends; goes on where an earlier call was stopped.
 

@@ -145,11 +145,9 @@ def test_a_folder_of_runs_in_the_working_folder_is_not_taken_for_a_package(tmp_p
 def test_a_gin_file_that_is_wrong_is_named_with_its_line(tmp_path, capfd):
     file = tmp_path / "mine.gin"
     file.write_text("include 'runs/distill.gin'\nSOURCE = 'babi_qa1'\ndistil.seed = 1\n")
-    refused(
-        capfd, ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}"], str(file), "line 3", "'distil'"
-    )
+    refused(capfd, ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}"], f"{file}:3: ", "'distil'")
     file.write_text("include 'runs/distill.gin'\nSOURCE = 'babi_qa1\n")
-    refused(capfd, ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}"], str(file), "line 2")
+    refused(capfd, ["distill", f"--model_dir={tmp_path / 'run'}", f"--gin_file={file}"], f"{file}:2: ")
     file.write_text("NUM_UPDTES = 3\n")
     refused(
         capfd,

@@ -17,6 +17,7 @@ from cd_jax.aot.measure import DoesNotFit, measure
 from cd_jax.aot.table import Row
 from cd_jax.errors import RequestError, RunError
 from cd_jax.progress import clock
+from cd_jax.ranges import PositiveInt
 from cd_jax.solver.config import REMAT_POLICIES, T5Config
 from cd_jax.solver.solver import Solver
 
@@ -29,10 +30,10 @@ def aot(
     topology_name: str,
     mesh: str | None,
     as_json: bool,
-    batch_size: int = 64,
-    passages: int = 1,
-    input_length: int = 512,
-    target_length: int = 128,
+    batch_size: PositiveInt = 64,
+    passages: PositiveInt = 1,
+    input_length: PositiveInt = 512,
+    target_length: PositiveInt = 128,
 ) -> None:
     """Compiles the train step and decoding, and prints what they need.
 
@@ -70,12 +71,12 @@ def aot_sweep(
     topology_name: str,
     mesh: str | None,
     as_json: bool,
-    batch_sizes: Sequence[int] = (64, 128),
+    batch_sizes: Sequence[PositiveInt] = (64, 128),
     remat_policies: Sequence[str] = REMAT_POLICIES,
     sharding_rules: Sequence[str] = sharding.NAMES,
-    passages: int = 1,
-    input_length: int = 512,
-    target_length: int = 128,
+    passages: PositiveInt = 1,
+    input_length: PositiveInt = 512,
+    target_length: PositiveInt = 128,
 ) -> None:
     """Compiles the train step in every setting, and prints those that fit, the best estimated utilisation first.
 

@@ -17,6 +17,7 @@ from cd_jax.memory import queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
 from cd_jax.memory.index import DeviceIndex, Index
 from cd_jax.memory.retrieval import Retrieved, Store
+from cd_jax.ranges import NonNegativeInt, PositiveInt
 from cd_jax.rundir import files
 from cd_jax.types import Example
 
@@ -39,9 +40,9 @@ class EpisodicMemory:
 
     def __init__(
         self,
-        capacity: int = 1000,
-        num_queries: int = 2,
-        num_axes: int = 8,
+        capacity: PositiveInt = 1000,
+        num_queries: PositiveInt = 2,
+        num_axes: NonNegativeInt = 8,
         index: Callable[..., Index] = DeviceIndex,
         evict: str = "oldest",
         train_retrieval: str = "random",

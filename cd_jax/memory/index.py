@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd_jax.errors import RequestError
 from cd_jax.memory import nearest, retrieval, sharded
 from cd_jax.memory.scann_index import ScannIndex
+from cd_jax.ranges import NonNegativeInt, Share
 
 __all__ = ["DeviceIndex", "Index", "ScannIndex"]
 
@@ -89,9 +90,9 @@ class DeviceIndex:
     def __init__(
         self,
         keys: np.ndarray,
-        capacity: int = 0,
+        capacity: NonNegativeInt = 0,
         metric: str = "squared_euclidean",
-        recall_target: float = 1.0,
+        recall_target: Share = 1.0,
         mesh: Mesh | None = None,
         axes: sharded.Axes = "data",
         dtype: str = "float32",

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.memory import nearest
+from cd_jax.ranges import NonNegativeInt, Share
 
 # Fewer keys are scored exactly, as ScaNN's documentation advises. From there to 100,000 it advises to score all keys by
 # hashes, without a tree; with one, 50,000 clustered keys of 512 were searched five times as fast at recall 0.97.
@@ -84,10 +85,10 @@ class ScannIndex:
     def __init__(
         self,
         keys: np.ndarray,
-        capacity: int = 0,
+        capacity: NonNegativeInt = 0,
         metric: str = "squared_euclidean",
-        recall_target: float = 0.95,
-        leaves: int = 0,
+        recall_target: Share = 0.95,
+        leaves: NonNegativeInt = 0,
         mesh: Mesh | None = None,
     ):
         """Builds the first index.

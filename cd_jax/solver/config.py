@@ -1,11 +1,13 @@
 """The shape of a T5 solver, and how it is executed."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import gin
+from annotated_types import Interval
 
 from cd_jax.errors import RequestError
+from cd_jax.ranges import NonNegativeInt, PositiveInt, Rate
 
 ACTIVATIONS = ("gelu", "linear", "relu")
 REMAT_POLICIES = ("none", "minimal", "full")
@@ -44,22 +46,22 @@ class T5Config:
       logits_chunk: target positions of every row whose float32 logits exist at once in the loss; 0 for all.
     """
 
-    vocab_size: int = 0
-    emb_dim: int = 512
-    num_heads: int = 6
-    head_dim: int = 64
-    mlp_dim: int = 1024
-    num_encoder_layers: int = 8
-    num_decoder_layers: int = 8
+    vocab_size: NonNegativeInt = 0
+    emb_dim: PositiveInt = 512
+    num_heads: PositiveInt = 6
+    head_dim: PositiveInt = 64
+    mlp_dim: PositiveInt = 1024
+    num_encoder_layers: PositiveInt = 8
+    num_decoder_layers: PositiveInt = 8
     mlp_activations: tuple = ("gelu", "linear")
     logits_via_embedding: bool = False
-    dropout_rate: float = 0.1
+    dropout_rate: Rate = 0.1
     dtype: str = "float32"
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
+    relative_attention_num_buckets: Annotated[int, Interval(ge=4)] = 32
+    relative_attention_max_distance: PositiveInt = 128
     scan_layers: bool = True
     remat_policy: str = "none"
-    logits_chunk: int = 0
+    logits_chunk: NonNegativeInt = 0
 
     def __post_init__(self):
         """Raises RequestError where a value is none of those it may be."""

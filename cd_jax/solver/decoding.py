@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cd_jax.errors import RequestError
+from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
 from cd_jax.solver.layers import DecoderLayer
 from cd_jax.solver.network import PAD_ID, T5, Cached
 
@@ -35,11 +36,11 @@ class Decoding:
       length_penalty: beams are compared by `log p / length ** length_penalty`, as in Hugging Face.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    num_samples: int = 1
-    num_beams: int = 1
+    temperature: NonNegativeFloat = 0.0
+    top_k: NonNegativeInt = 0
+    top_p: Share = 1.0
+    num_samples: PositiveInt = 1
+    num_beams: PositiveInt = 1
     length_penalty: float = 1.0
 
     def __post_init__(self):

@@ -6,9 +6,11 @@ import gin
 import jax
 import optax
 
+from cd_jax.ranges import NonNegativeFloat
+
 
 @gin.configurable
-def adafactor(learning_rate: optax.ScalarOrSchedule, **options: Any) -> optax.GradientTransformation:
+def adafactor(learning_rate: NonNegativeFloat | optax.Schedule, **options: Any) -> optax.GradientTransformation:
     """`optax.adafactor` (arXiv 1804.04235) for parameters whose layers are stacked.
 
     Adafactor scales and clips an update by the root mean square over the whole of a parameter. The layers of a stack

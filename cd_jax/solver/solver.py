@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import jax
@@ -15,6 +15,7 @@ from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cd_jax import losses
+from cd_jax.ranges import NonNegativeFloat, PositiveInt
 from cd_jax.solver import decoding, network, optimizers, partitioning
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.decoding import Decoding
@@ -48,15 +49,15 @@ class Solver:
     def __init__(
         self,
         config: T5Config,
-        vocab_size: int,
+        vocab_size: PositiveInt,
         learning_rate: optax.Schedule,
         optimizer: Callable[..., optax.GradientTransformation] = optimizers.adafactor,
-        mesh_data: int = -1,
-        mesh_model: int = 1,
+        mesh_data: Literal[-1] | PositiveInt = -1,
+        mesh_model: PositiveInt = 1,
         devices: Sequence[jax.Device] | None = None,
         logical_axis_rules: partitioning.Rules = partitioning.MODEL_RULES,
-        num_microbatches: int = 1,
-        z_loss: float = 0.0,
+        num_microbatches: PositiveInt = 1,
+        z_loss: NonNegativeFloat = 0.0,
     ):
         """Builds the functions; nothing is compiled before its first call.
 

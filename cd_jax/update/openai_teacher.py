@@ -11,6 +11,7 @@ from typing import Any
 import gin
 
 from cd_jax.errors import RequestError, RunError
+from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from cd_jax.types import Example
 from cd_jax.update.teacher import Explanation
 
@@ -44,11 +45,11 @@ class OpenAITeacher:
         model: str | None = None,
         base_url: str | None = None,
         prompt_file: str | os.PathLike[str] | None = None,
-        temperature: float = 0.7,
-        max_tokens: int = 200,
-        max_retries: int = 5,
-        timeout: float = 60.0,
-        max_extra_asks: int = 3,
+        temperature: NonNegativeFloat = 0.7,
+        max_tokens: PositiveInt = 200,
+        max_retries: NonNegativeInt = 5,
+        timeout: PositiveFloat = 60.0,
+        max_extra_asks: NonNegativeInt = 3,
     ):
         """Makes the client; nothing is sent yet. The key comes from OPENAI_API_KEY and from nowhere else.
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import gin
 
+from cd_jax.ranges import NonNegativeInt, PositiveInt
+
 # Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
 ANSWER_PATTERN = re.compile(r"(.*)answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -111,7 +113,7 @@ class ChrF:
 
     name = "chrf"
 
-    def __init__(self, char_order: int = 6, word_order: int = 0, beta: int = 2):
+    def __init__(self, char_order: PositiveInt = 6, word_order: NonNegativeInt = 0, beta: PositiveInt = 2):
         """Prepares the metric.
 
         Args:
