@@ -44,6 +44,7 @@ setup(
         "sentencepiece~=0.2.1",
         "protobuf>=4",
         "ml_dtypes>=0.5",
+        "annotated-types>=0.6",
         "safetensors>=0.5",
         "tensorstore>=0.1.70",
         "sacrebleu~=2.5",
