@@ -50,6 +50,7 @@ setup(
         "sacrebleu~=2.5",
         "etils[epath]>=1.12",
         "openai>=2,<4",
+        "tenacity>=9",
         "jinja2~=3.1",
         "matplotlib~=3.10",
         "tabulate>=0.9",

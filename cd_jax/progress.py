@@ -4,6 +4,8 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+_DUE = 5.0  # seconds
+
 
 def clock(seconds: float) -> str:
     """`m:ss`, or `h:mm:ss` from an hour on."""
@@ -24,7 +26,11 @@ class ProgressLine:
           done: steps that an earlier process did.
         """
         self._name, self._total = name, total
-        self._last_step, self._last_time = done, time.monotonic()
+        self._last_step, self._last_time, self._reported = done, time.monotonic(), False
+
+    def is_due(self) -> bool:
+        """Whether the last line is so long ago that a reader would like another one; before the first, at once."""
+        return not self._reported or time.monotonic() - self._last_time > _DUE
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -47,7 +53,7 @@ class ProgressLine:
         """
         now = time.monotonic()
         rate = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
+        self._last_step, self._last_time, self._reported = step, now, True
         eta = (self._total - step) / max(rate, 1e-9)
         eta = min(eta, seconds_left) if seconds_left is not None else eta
         print(

@@ -60,6 +60,7 @@ class Update:
       sample: the index of this update among those of its example.
       seed: the teacher's seed.
       score: the verifier's score of the solver's attempt that the teacher saw, 0..1; None where it saw none.
+      reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
     """
 
     example_id: str
@@ -70,6 +71,7 @@ class Update:
     sample: int
     seed: int
     score: float | None = None
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,25 +1,40 @@
 """`updates.jsonl`: one update a line, appended as the teacher speaks, so that a broken run can be taken up again."""
 
 import contextlib
+import dataclasses
 import json
-import logging
 import mmap
 import operator
 import os
 import pathlib
+import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from cd_jax.errors import RequestError, RunError
+from cd_jax.rundir import files
 from cd_jax.types import Update
 
 FIELDS = ("example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score")
+# Written where there is something to say.
+_MORE = ("reason",)
 
-_TYPES = ((str,),) * 5 + ((int,),) * 2 + ((float, int, type(None)),)
-_TYPE_NAMES = ("text",) * 5 + ("a whole number",) * 2 + ("a number or null",)
-_SCHEMA = tuple(zip(FIELDS, _TYPES, _TYPE_NAMES, strict=True))
+_TEXT, _NUMBER = ((str,), "text"), ((int,), "a whole number")
+# Without a default: a field that every line has. Somebody else's file may lack the others, and have more.
+_SCHEMA: dict[str, tuple[tuple[tuple[type, ...], str], Any]] = {
+    "example_id": (_TEXT, None),
+    "update": (_TEXT, None),
+    "task": (_TEXT, ""),
+    "teacher": (_TEXT, ""),
+    "prompt": (_TEXT, ""),
+    "sample": (_NUMBER, 0),
+    "seed": (_NUMBER, 0),
+    "score": (((float, int, type(None)), "a number or null"), None),
+    "reason": (_TEXT, ""),
+}
+_REQUIRED = ("example_id", "update")
 
 _values = operator.attrgetter(*FIELDS)
-_log = logging.getLogger(__name__)
 
 
 def append(path: str | os.PathLike[str], updates: Iterable[Update]) -> None:
@@ -32,34 +47,39 @@ def append(path: str | os.PathLike[str], updates: Iterable[Update]) -> None:
     """
     path = pathlib.Path(path)
     # ASCII escapes: a lone surrogate in a teacher's answer must not make the file unreadable.
-    lines = [json.dumps(dict(zip(FIELDS, _values(update), strict=True))) + "\n" for update in updates]
+    lines = [json.dumps(_record(update)) + "\n" for update in updates]
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         repair(path)
         with open(path, "ab") as file:
             file.write("".join(lines).encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())  # It may have been paid for.
+
+
+def _record(update: Update) -> dict[str, Any]:
+    more = {name: value for name in _MORE if (value := getattr(update, name))}
+    return dict(zip(FIELDS, _values(update), strict=True)) | more
 
 
 def read(path: str | os.PathLike[str]) -> list[Update]:
-    """Reads all updates in the order of the file; a cut last line is left out, with a warning.
+    """Reads all updates in the order of the file; a cut last line is left out, which is told.
+
+    Where no line of an example says which sample it is, they are counted.
 
     Raises:
-      RequestError: the file is missing or unreadable, or a line other than a cut last one is malformed.
+      RequestError: the file is missing or unreadable, a line other than a cut last one is malformed, or two are the same
+        sample of an example.
     """
     path = pathlib.Path(path)
-    try:
-        # Read as bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
-        *lines, tail = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RequestError(
-            f"{path}: cannot read updates ({error.strerror}); make them with `cd_jax distill`"
-        ) from error
+    # As bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
+    *lines, tail = files.read_bytes(path, "make updates with `cd_jax distill`").split(b"\n")
     updates = list(_parse_lines(path, lines))
     if tail.strip():
-        try:
-            updates.append(_parse(tail))
-        except ValueError:
-            _log.warning("%s:%d: the last line is cut and is left out", path, len(lines) + 1)
+        if _is_whole(tail):
+            updates += _parse_lines(path, [*[b""] * len(lines), tail], {(u.example_id, u.sample) for u in updates})
+        else:
+            print(f"cd_jax: {path}:{len(lines) + 1}: the last line is cut and is left out", file=sys.stderr, flush=True)
     return updates
 
 
@@ -97,7 +117,7 @@ def repair(path: str | os.PathLike[str]) -> int:
             file.write(b"\n")
             return 0
         file.truncate(start)
-    _log.warning("%s: dropped a cut last line of %d bytes", path, size - start)
+    print(f"cd_jax: {path}: a cut last line of {size - start} bytes is dropped", file=sys.stderr, flush=True)
     return size - start
 
 
@@ -111,14 +131,21 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _parse_lines(path: pathlib.Path, lines: list[bytes]) -> Iterator[Update]:
+def _parse_lines(path: pathlib.Path, lines: list[bytes], seen: set[tuple[str, int]] | None = None) -> Iterator[Update]:
+    seen = set() if seen is None else seen
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            yield _parse(line)
+            update, counted = _parse(line)
+            while counted and (update.example_id, update.sample) in seen:
+                update = dataclasses.replace(update, sample=update.sample + 1)
+            if (update.example_id, update.sample) in seen:
+                raise ValueError(f"sample {update.sample} of {update.example_id} stands in a line before")
         except ValueError as error:
             raise RequestError(f"{path}:{number}: not an update ({error}); mend or delete the line") from error
+        seen.add((update.example_id, update.sample))
+        yield update
 
 
 def _is_whole(line: bytes) -> bool:
@@ -129,23 +156,21 @@ def _is_whole(line: bytes) -> bool:
     return True
 
 
-def _parse(line: bytes) -> Update:
-    """Parses one line; raises ValueError (JSON and UTF-8 errors are such) that says what is wrong with it."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        # Not its own message, which speaks of line 1.
-        raise ValueError(f"{error.msg} at column {error.colno}") from error
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
-    for field, types, type_name in _SCHEMA:
-        if field not in record:
+def _parse(line: bytes) -> tuple[Update, bool]:
+    """The update in a line, and whether it does not say which sample it is; ValueError says what is wrong with it."""
+    record = files.json_object(line)
+    values = {}
+    for field, ((types, type_name), default) in _SCHEMA.items():
+        if field not in record and field in _REQUIRED:
             raise ValueError(f"field `{field}` is missing")
+        values[field] = record.get(field, default)
         # `type(...) in`, not isinstance: to isinstance, true is a whole number.
-        if type(record[field]) not in types:
+        if type(values[field]) not in types:
             raise ValueError(f"field `{field}` is not {type_name}")
-    if len(record) > len(FIELDS):
-        raise ValueError(f"unknown field `{next(iter(record.keys() - set(FIELDS)))}`")
-    return Update(**record)
+    if not values["update"].strip():
+        raise ValueError("field `update` is empty")
+    if values["sample"] < 0:
+        raise ValueError("field `sample` is below 0")
+    if values["score"] is not None and not 0 <= values["score"] <= 1:
+        raise ValueError("field `score` is not in 0..1")
+    return Update(**values), "sample" not in record

@@ -1,6 +1,6 @@
 """What an update policy is: a teacher that explains why the right answer differs from what was expected."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from cd_jax.types import Example
 
@@ -11,10 +11,12 @@ class Explanation(NamedTuple):
     Attributes:
       text: why the answer is right, in one line.
       prompt: what the teacher was asked, or the name of the phrasing where it follows rules.
+      reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
     """
 
     text: str
     prompt: str
+    reason: str = ""
 
 
 class Teacher(Protocol):
@@ -38,4 +40,38 @@ class Teacher(Protocol):
         Returns:
           At most `num_updates` distinct explanations; fewer where the teacher has no more to say.
         """
+        ...
+
+
+@runtime_checkable
+class SamplingTeacher(Teacher, Protocol):
+    """A teacher whose every explanation costs a request: each is written down as it comes, and none is asked for twice.
+
+    Attributes:
+      counts: how often there was no explanation, or an odd one, by what was the matter.
+      said: what was said of it last, fit to be shown.
+    """
+
+    counts: dict[str, int]
+    said: dict[str, str]
+
+    def sample(
+        self, example: Example, attempt: str | None, sample: int, seed: int, known: list[str]
+    ) -> Explanation | None:
+        """One explanation.
+
+        Args:
+          example: see `explain`.
+          attempt: see `explain`.
+          sample: its index among those of the example; the same request for the same index.
+          seed: see `explain`.
+          known: the example's explanations so far, none of which counts again.
+
+        Returns:
+          None where the teacher has no more to say.
+        """
+        ...
+
+    def request_hash(self, example: Example, attempt: str | None) -> str:
+        """Of all that the teacher is told: where it is another one, the teacher may have more to say."""
         ...
