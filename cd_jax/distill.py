@@ -140,30 +140,32 @@ class _Asking:
             return
         score = self._graded([parse_answer(attempt)], [example.answer])[0] if attempt is not None else None
         found = 0
-        for sample, explanation in self._explanations(example, attempt, known):
+        for sample, explanation, reason in self._explanations(example, attempt, known):
             found += 1
             yield Update(
                 example.example_id, example.task, explanation.text, self._teacher.name, explanation.prompt,
-                sample, self._seed, score, explanation.reason,
+                sample, self._seed, score, reason,
             )  # fmt: skip
         if found + len(known) < self._wanted:
             exhausted.append(self._path.parent, exhausted.Exhausted(*key, self._wanted))
 
     def _explanations(
         self, example: Example, attempt: str | None, known: list[Update]
-    ) -> Iterator[tuple[int, Explanation]]:
+    ) -> Iterator[tuple[int, Explanation, str]]:
+        """With their indices, and what is odd about them."""
         teacher, texts = self._teacher, [update.update for update in known]
         missing = [s for s in range(self._wanted) if s not in {update.sample for update in known}]
         if not isinstance(teacher, SamplingTeacher):
             said = teacher.explain(example, attempt, self._wanted, self._seed)
             fresh = dict.fromkeys(explanation for explanation in said if explanation.text not in texts)
-            yield from zip(missing, fresh, strict=False)
+            yield from ((sample, explanation, "") for sample, explanation in zip(missing, fresh, strict=False))
             return
         for sample in missing:
-            explanation = teacher.sample(example, attempt, sample, self._seed, texts)
-            if explanation:
-                texts.append(explanation.text)
-                yield sample, explanation
+            given = teacher.sample(example, attempt, sample, self._seed, texts)
+            if given is None:
+                return
+            texts.append(given[0].text)
+            yield sample, *given
 
 
 def _explain(

@@ -72,7 +72,9 @@ class TrainedRun:
     def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
         asked = tokenised(task, split, sample.per_task, sample.seed)
-        attempts = self.process.attempt(self.params, self.process.eval_feed(asked), between=interrupt.check)
+        feed = self.process.eval_feed(asked)
+        self.truncated = feed.truncated
+        attempts = self.process.attempt(self.params, feed, between=interrupt.check)
         lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
         files.write_text(self.inference_file(task, split), "".join(lines))
         return attempts
@@ -169,7 +171,7 @@ def evaluate(
     for one in asked:
         interrupt.check()
         attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
-        evaluations.append(one | summary(one["task"], attempts) | trained.setting())
+        evaluations.append(one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated})
         print(f"[{trained.agent}] {printed(evaluations[-1])}", flush=True)
     with lock.in_turn(model_dir):
         written = _with_those_of_before(trained, evaluations)

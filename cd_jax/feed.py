@@ -88,6 +88,8 @@ class Feed:
       updates: what explains them.
       split: what a step looks up of them where there is a memory.
       lengths: of the task features, tokens.
+      question: tokens of the longest question, with the end of sequence.
+      truncated: shares of what loses a part, for `results.json`.
     """
 
     def __init__(
@@ -98,6 +100,8 @@ class Feed:
         converter: PassagesFeatureConverter,
         lengths: dict[str, int],
         batch_size: int,
+        question: int = 0,
+        truncated: dict[str, float] | None = None,
     ):
         """Builds the pipeline.
 
@@ -108,7 +112,10 @@ class Feed:
           converter: makes the model features.
           lengths: task feature lengths of the converter.
           batch_size: of all hosts together.
+          question: see `Feed`.
+          truncated: see `Feed`.
         """
+        self.question, self.truncated = question, truncated or {}
         self.asked, self.updates, self.split = asked, updates, split
         self.lengths, self._batch_size = lengths, batch_size
         self._drawn = [tf.Variable(np.zeros(0, np.int32), shape=[None], trainable=False) for _ in range(2)]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed import Draw, Feed, TokenisedExamples, TokenisedUpdates, longest, no_updates
+from cd_jax.lengths import Counter, row_lengths
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.ranges import PositiveFloat, PositiveInt
@@ -98,6 +99,7 @@ class SelfLearningProcess:
         decoding: Callable[[], Decoding] = Decoding,
         contrast: Callable[[], Contrast] = Contrast,
         cache_passages: bool = False,
+        strict_lengths: bool = False,
     ):
         """Joins them.
 
@@ -114,6 +116,8 @@ class SelfLearningProcess:
           contrast: makes the contrastive term; agents without memory have none.
           cache_passages: what is retrieved is encoded alone, without an ordinal, once for all until keys are encoded
             anew, and read beside the prompt; otherwise it is encoded with the prompt, for every example.
+          strict_lengths: refuses a task of which something does not fit; otherwise it is said. A question or an answer
+            that does not fit is refused in any case.
 
         Raises:
           RequestError: a batch that the mesh does not divide, or a binding of the memory's index is wrong.
@@ -134,6 +138,9 @@ class SelfLearningProcess:
             else None
         )
         self._practice: Feed | None = None
+        self._counter = Counter(vocabulary, sequence_length, strict_lengths)
+        if self._recollection:
+            self._recollection.tell_lengths(self._counter)
         self._settings: dict[str, Any] = {
             "sequence_length": sequence_length,
             "answer_weight": answer_weight,
@@ -187,7 +194,16 @@ class SelfLearningProcess:
         needed = {"inputs": longest(asked.inputs), "targets": longest(asked.targets) + longest(updates.tokens)}
         inputs, targets = (min(self._lengths[k], -(-needed[k] // 8) * 8) for k in ("inputs", "targets"))
         lengths = {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
-        return Feed(asked, updates, split, self._converter, lengths, batch_size)
+        question = int(row_lengths(self._vocabulary, [example.question for example in asked.examples]).max())
+        cuts = self._counter.count(asked, updates, *self._heads())
+        return Feed(asked, updates, split, self._converter, lengths, batch_size, question, cuts.record())
+
+    def _heads(self) -> tuple[int, int]:
+        """Tokens that stand before a prompt: at most, and at least."""
+        if not self._recollection:
+            return 0, 0
+        ordinal = self._recollection.ordinal_length
+        return ordinal + min(self._recollection.longest_update, self._lengths["inputs"] // 2), ordinal
 
     def eval_feed(self, asked: TokenisedExamples) -> Feed:
         """The input pipeline for `attempt`."""

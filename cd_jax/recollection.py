@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cd_jax import contrastive
 from cd_jax.feed import Feed, TokenisedExamples, TokenisedUpdates, longest
+from cd_jax.lengths import Counter
 from cd_jax.memory import pool, prior
 from cd_jax.memory.episodic import Entry, EpisodicMemory
 from cd_jax.memory.pool import Labels, Pool
@@ -156,18 +157,36 @@ class Recollection:
 
     # The step
 
+    @property
+    def ordinal_length(self) -> int:
+        """Tokens of an ordinal, at most."""
+        return len(self._ordinals[0])
+
+    @property
+    def longest_update(self) -> int:
+        """Tokens of the memory's longest update; 0 where passages hold prompts alone."""
+        return 0 if self._cached else self._longest
+
+    def tell_lengths(self, counter: Counter) -> None:
+        """Says how many updates lose their end beside a prompt."""
+        if self._cached:
+            return
+        lengths, room = (np.asarray(self._tokens) != 0).sum(-1), self._inputs // 2
+        counter.tell_memory(int((lengths > room).sum()), len(self.memory.rows()), room, 2 * int(lengths.max()))
+
     def reading(self, feed: Feed, training: bool) -> tuple[Reader, Memories]:
         """What extends the batches of a feed, an equal one for equal lengths, and what it reads."""
         assert feed.split
         # A passage that would be longer loses the prompt's start, and of the update what exceeds half of it.
         needed = max(len(self._ordinals[0]) + self._longest + feed.lengths["inputs"], 2 * self._longest)
-        memory = self.memory
+        memory, length = self.memory, min(self._inputs, -(-needed // 8) * 8)
         reader = Reader(
             memory.picked,
             memory.look_up,
             memory.count,
             self._ordinals,
-            length=min(self._inputs, -(-needed // 8) * 8),
+            length=length,
+            room=max(min(length // 2, length - self.ordinal_length - feed.question), 0),
             queries=memory.train_retrieval if training else "fixed",
             contrast=self._contrast if training else None,
         )

@@ -138,6 +138,7 @@ class Reader:
       count: neighbours looked up for each query.
       ordinals: `[passages][ordinal length]`, tokens that stand before a retrieved update, padded with 0.
       length: tokens of a passage.
+      room: tokens of an update that are read, at most: the question beside it is never cut.
       queries: `random` or `fixed`; `off` retrieves nothing.
       contrast: adds its term to the loss.
     """
@@ -147,6 +148,7 @@ class Reader:
     count: int
     ordinals: tuple[tuple[int, ...], ...]
     length: int
+    room: int
     queries: str
     contrast: Contrast | None = None
 
@@ -180,9 +182,8 @@ class Reader:
         """The features that change: what is retrieved stands in the passages, or beside them, encoded before."""
         tokens = jnp.where(rows[..., None] < 0, 0, memories.candidates.tokens[rows])
         if memories.states is None:
-            return {
-                "encoder_input_tokens": passages.join(prompts, tokens, jnp.array(self.ordinals, jnp.int32), self.length)
-            }
+            ordinals = jnp.array(self.ordinals, jnp.int32)
+            return {"encoder_input_tokens": passages.join(prompts, tokens, ordinals, self.length, self.room)}
         states = memories.states[rows]
         batch, count, length, embed = states.shape
         return {"cached": Cached(states.reshape(batch, count * length, embed), tokens.reshape(batch, count * length))}

@@ -106,7 +106,7 @@ BOUND = {"AGENT": "'cd_memory'", "SOURCE": "'babi_qa1'"}
         (BOUND | {"SOURCE": "babi_qa1"}, ["--gin.SOURCE=babi_qa1", "\"'text'\""]),
         (BOUND | {"BATCH_SIZE": "'64'"}, ["--gin.BATCH_SIZE='64'", "a whole number"]),
         (BOUND | {"TRAIN_STEPS": "1e3"}, ["--gin.TRAIN_STEPS=1000.0", "a whole number"]),
-        (BOUND | {"train__eval_per_task": "'4'"}, ["train.eval_per_task='4'", "a whole number or None"]),
+        (BOUND | {"train__eval_per_task": "'4'"}, ["train.eval_per_task='4'", "a whole number of at least 1 or None"]),
         (BOUND | {"Solver__optimizer": "@optax.adamm"}, ["@optax.adamm"]),
         (BOUND | {"AGENT": "'cd_memry'"}, ["cd_memry", "cd_memory"]),
         (BOUND | {"SOURCE": "'babi_q1'"}, ["babi_q1", "cd_jax tasks"]),

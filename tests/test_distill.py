@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cd_jax import distill as verb
 from cd_jax import tasks
 from cd_jax.distill import distill, read_attempts
-from cd_jax.errors import RequestError
+from cd_jax.errors import RequestError, RunError
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.update import store
 from cd_jax.update.teacher import Explanation
@@ -178,7 +178,6 @@ def test_attempts_are_read_as_infer_writes_them(tmp_path):
     "line",
     [
         b"{",
-        b"",
         b"[]",
         b'{"example_id": "x"}',
         b'{"example_id": ["x"], "generation": "y"}',
@@ -250,14 +249,96 @@ class TestTrainedVocabulary:
         run(tmp_path, num_updates=3, vocabulary=None)
         assert content(tmp_path)["vocabulary.model"] == before
 
-    def test_a_kill_while_it_is_written_leaves_no_half_of_it(self, tmp_path, uninterrupted, monkeypatch):
-        def killed(self, data):
-            with open(self, "wb") as file:
-                file.write(data[:100])
-            raise KeyboardInterrupt
+    def test_one_that_is_torn_is_made_anew(self, tmp_path, capfd):
+        run(tmp_path, vocabulary=None, vocabulary_size=350)
+        path = tmp_path / "vocabulary.model"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:100])
+        run(tmp_path, vocabulary=None, vocabulary_size=350)
+        assert path.read_bytes() == whole
+        assert f"{path} is damaged and is made anew" in capfd.readouterr().out
 
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(pathlib.Path, "write_bytes", killed)
-            run(tmp_path)
-        run(tmp_path)
-        assert (tmp_path / "vocabulary.model").read_bytes() == uninterrupted["vocabulary.model"]
+
+class Paid:
+    """A teacher whose every answer costs something: it counts its requests, and can fail at any."""
+
+    name = "paid"
+
+    def __init__(self, patience=10**6, more=10**6):
+        self.patience, self.more, self.requests = patience, more, []
+        self.counts, self.said = {}, {}
+
+    def explain(self, example, attempt, num_updates, seed):
+        raise NotImplementedError
+
+    def sample(self, example, attempt, sample, seed, known):
+        if len(self.requests) == self.patience:
+            raise RunError("gone")
+        self.requests.append((example.example_id, sample))
+        if sample >= self.more:
+            self.counts["repeated"] = self.counts.get("repeated", 0) + 1
+            return None
+        return Explanation(f"because {sample} of {example.answer}", "why"), "length" if sample == 1 else ""
+
+    def request_hash(self, example, attempt):
+        return "of the prompt"
+
+
+class TestPaid:
+    @pytest.mark.parametrize("patience", range(3 * EXAMPLES))
+    def test_no_answer_is_lost_or_asked_for_twice(self, tmp_path, patience):
+        first, second = Paid(patience), Paid()
+        with pytest.raises(RunError, match="gone"):
+            run(tmp_path, teacher=lambda: first)
+        assert len(store.read(tmp_path / "updates.jsonl")) == patience if patience else True
+        run(tmp_path, teacher=lambda: second)
+        asked = first.requests + second.requests
+        assert len(asked) == len(set(asked)) == 3 * EXAMPLES
+        run(tmp_path / "whole", teacher=Paid)
+        assert content(tmp_path)["updates.jsonl"] == content(tmp_path / "whole")["updates.jsonl"]
+
+    def test_three_after_two_ask_for_the_third_alone(self, tmp_path):
+        run(tmp_path, teacher=Paid, num_updates=2)
+        more = Paid()
+        run(tmp_path, teacher=lambda: more, num_updates=3)
+        assert [sample for _, sample in more.requests] == [2] * EXAMPLES
+
+    def test_who_has_no_more_to_say_is_not_asked_again(self, tmp_path, capfd):
+        first, again, wider, other = Paid(more=1), Paid(more=1), Paid(more=1), Paid()
+        other.request_hash = lambda example, attempt: "of another prompt"
+        run(tmp_path, teacher=lambda: first)
+        assert "; of the answers: 5 repeated" in capfd.readouterr().out
+        run(tmp_path, teacher=lambda: again)
+        assert len(first.requests) == 2 * EXAMPLES and again.requests == []
+        # More is wanted, or something else is asked.
+        run(tmp_path, teacher=lambda: wider, num_updates=4)
+        assert len(wider.requests) == EXAMPLES
+        run(tmp_path, teacher=lambda: other, num_updates=4)
+        assert len(other.requests) == 3 * EXAMPLES
+
+    def test_an_odd_end_is_in_the_record(self, tmp_path):
+        run(tmp_path, teacher=Paid)
+        lines = [json.loads(line) for line in (tmp_path / "updates.jsonl").read_text().splitlines()]
+        assert [line.get("reason") for line in lines] == [None, "length", None] * EXAMPLES
+
+    def test_no_explanation_at_all_is_a_failure(self, tmp_path):
+        with pytest.raises(
+            RunError, match=r"no explanation of 5 examples; of the answers: 5 repeated; mend the teacher"
+        ):
+            run(tmp_path, teacher=lambda: Paid(more=0))
+        assert not (tmp_path / "vocabulary.model").exists()
+
+    def test_one_line_of_progress_for_many_calls(self, tmp_path, capfd):
+        run(tmp_path, source="babi_low_data", teacher=Paid)
+        assert capfd.readouterr().out.count("step ") <= 3
+
+
+def test_updates_that_somebody_wrote(tmp_path):
+    """With what there must be, more than there must be, and no teacher."""
+    examples = tasks.examples(SOURCE, "train")
+    lines = [{"example_id": e.example_id, "update": f"because {i}", "mine": 1} for e in examples for i in range(2)]
+    (tmp_path / "updates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run(tmp_path, teacher=None)
+    groups = store.read_grouped(tmp_path / "updates.jsonl")
+    assert [[update.sample for update in group] for group in groups.values()] == [[0, 1]] * EXAMPLES
+    assert (tmp_path / "vocabulary.model").exists()

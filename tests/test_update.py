@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.types import Example, Update
-from cd_jax.update import store
+from cd_jax.update import replies, store
 from cd_jax.update.openai_teacher import OpenAITeacher
 from cd_jax.update.oracle import OracleTeacher
 
@@ -89,12 +89,16 @@ class TestOracle:
 UPDATES = st.lists(
     st.builds(
         Update,
-        *[st.text(st.characters())] * 5,
+        *[st.text(st.characters())] * 2,
+        st.text(st.characters()).filter(str.strip),
+        *[st.text(st.characters())] * 2,
         sample=st.integers(0, 9),
         seed=st.integers(),
         score=st.none() | st.floats(0, 1),
+        reason=st.sampled_from(["", "length"]),
     ),
-    max_size=5,
+    max_size=10,
+    unique_by=lambda update: (update.example_id, update.sample),
 )
 
 
@@ -104,8 +108,9 @@ def _update(number=0, text="because"):
 
 class TestStore:
     @settings(deadline=None)
-    @given(first=UPDATES, second=UPDATES)
-    def test_round_trip(self, tmp_path_factory, first, second):
+    @given(updates=UPDATES, cut=st.integers(0, 10))
+    def test_round_trip(self, tmp_path_factory, updates, cut):
+        first, second = updates[:cut], updates[cut:]
         path = tmp_path_factory.mktemp("store") / "model_dir" / "updates.jsonl"
         store.append(path, first)
         store.append(path, second)
@@ -147,14 +152,20 @@ class TestStore:
             (b"{}", "`example_id` is missing"),
             (json.dumps(vars(_update()) | {"sample": True}).encode(), "`sample` is not a whole number"),
             (json.dumps(vars(_update()) | {"score": "high"}).encode(), "`score` is not a number"),
-            (json.dumps(vars(_update()) | {"extra": 1}).encode(), "unknown field `extra`"),
-            (b'"\xff"', "decode"),
+            (json.dumps(vars(_update(1)) | {"sample": -1}).encode(), "`sample` is below 0"),
+            (json.dumps(vars(_update(1)) | {"score": 1.5}).encode(), "`score` is not in 0..1"),
+            (json.dumps(vars(_update(1)) | {"score": float("nan")}).encode(), "NaN is no number"),
+            (json.dumps(vars(_update(1)) | {"update": " "}).encode(), "`update` is empty"),
+            (json.dumps(vars(_update())).encode(), "sample 0 of t/train/0 stands in a line before"),
+            (b'"\xff"', "not UTF-8"),
+            (b"[" * 10**5, "nested too deep"),
+            (b"9" * 5000, "4300 digits"),
         ],
     )
     def test_malformed_line_is_named(self, tmp_path, line, what):
         path = tmp_path / "u.jsonl"
         store.append(path, [_update()])
-        path.write_bytes(path.read_bytes() + line + b"\n" + path.read_bytes())
+        path.write_bytes(path.read_bytes() + line + b"\n" + json.dumps(vars(_update(2))).encode() + b"\n")
         with pytest.raises(RequestError) as caught:
             store.read(path)
         message = str(caught.value)
@@ -268,10 +279,9 @@ class TestOpenAITeacher:
         assert len(requests) == 4
         assert len({body["seed"] for _, _, body in requests}) == 4
 
-    def test_nothing_but_nonsense_is_skipped(self, caplog):
+    def test_nothing_but_nonsense_is_the_end(self):
         explanations, requests = _explain([(200, _completion(" "))], max_extra_asks=2)
-        assert (explanations, len(requests)) == ([], 4)
-        assert BABI.example_id in caplog.text and KEY not in caplog.text
+        assert (explanations, len(requests)) == ([], 3)
 
     def test_failures_then_success(self):
         busy = (500, {"error": {"message": "busy"}})
@@ -314,10 +324,17 @@ class TestOpenAITeacher:
             with pytest.raises(RunError, match="OpenAITeacher.timeout"):
                 teacher.explain(BABI, None, 1, 0)
 
-    def test_credentials_in_the_url_are_not_shown(self):
+    @pytest.mark.parametrize("url", ["http://user:password@host/v1", "http://host/v1?token=hidden"])
+    def test_bindings_hold_no_credentials(self, url):
+        with pytest.raises(RequestError, match="set OPENAI_BASE_URL instead") as caught:
+            OpenAITeacher("m", url)
+        assert "password" not in str(caught.value) and "hidden" not in str(caught.value)
+
+    def test_credentials_in_the_url_are_not_shown(self, monkeypatch):
         with _serve([]) as (url, _):
             pass
-        teacher = OpenAITeacher("m", url.replace("//", "//user:password@") + "?token=hidden", max_retries=0)
+        monkeypatch.setenv("OPENAI_BASE_URL", url.replace("//", "//user:password@") + "?token=hidden")
+        teacher = OpenAITeacher("m", max_retries=0)
         with pytest.raises(RunError) as caught:
             teacher.explain(BABI, None, 1, 0)
         assert "password" not in str(caught.value) and "hidden" not in str(caught.value)
@@ -345,7 +362,7 @@ class TestOpenAITeacher:
         assert explanations[0].prompt == "Why bedroom? That is $1. Where is Mary?"
 
     @pytest.mark.parametrize(
-        ("text", "what"), [("Why $anser?", r"\$anser"), ("Costs $5", r"\$\$"), (None, "cannot read")]
+        ("text", "what"), [("Why $anser?", r"\$anser"), ("Costs $5", r"\$\$"), (None, "no such file")]
     )
     def test_wrong_prompt(self, tmp_path, text, what):
         path = tmp_path / "mine.txt"
@@ -353,6 +370,155 @@ class TestOpenAITeacher:
             path.write_text(text)
         with pytest.raises(RequestError, match=f"{path}.*{what}"):
             OpenAITeacher("m", prompt_file=path)
+
+    @pytest.mark.parametrize(
+        ("shown", "left"),
+        [
+            (f"Incorrect API key provided: {KEY[:7]}******{KEY[-4:]}.", ""),
+            (f"the key that ends in {KEY[-6:]} is revoked", "is revoked"),
+            (f"no such user: {KEY}", "no such user"),
+        ],
+    )
+    def test_the_ends_of_the_key_are_not_shown(self, shown, left):
+        with pytest.raises(RunError) as caught:
+            _explain([(400, {"error": {"message": shown}})])
+        message = str(caught.value)
+        assert not any(KEY[:n] in message or KEY[-n:] in message for n in range(4, len(KEY) + 1))
+        assert left in message
+
+    def test_an_answer_does_not_keep_the_key(self):
+        explanations, _ = _explain([(200, _completion(f"because {KEY} says so, and {KEY[5:20]}"))], 1)
+        assert explanations[0].text == "because [key] says so, and [key]"
+
+    def test_what_is_no_json_is_asked_again(self):
+        replies = [(200, "<html>busy</html>"), (200, '{"choices": ['), (200, _completion("because"))]
+        explanations, requests = _explain(replies, 1, max_retries=2)
+        assert [text for text, _ in explanations] == ["because"]
+        assert len(requests) == 3 and len({body["seed"] for *_, body in requests}) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "status", "message", "instead"),
+        [
+            ("seed", 422, "[{'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'}]", None),
+            ("seed", 400, "Unknown parameter: 'seed'.", None),
+            (
+                "max_tokens",
+                400,
+                "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
+                "max_completion_tokens",
+            ),
+            ("temperature", 400, "'temperature' does not support 0.7 with this model. Only 1 is supported.", None),
+        ],
+    )
+    def test_what_a_server_does_not_take_is_left_out(self, name, status, message, instead, capfd):
+        refusal = (status, {"error": {"message": message}})
+        explanations, requests = _explain([refusal, (200, _completion("because")), (200, _completion("so"))])
+        assert [text for text, _ in explanations] == ["because", "so"]
+        assert name in requests[0][2] and all(name not in body for *_, body in requests[1:])
+        assert instead is None or all(body[instead] == 200 for *_, body in requests[1:])
+        assert capfd.readouterr().err.count("does not take") == 1
+
+    def test_nothing_is_sent_that_is_bound_to_none(self):
+        _, requests = _explain([(200, _completion("because"))], 1, temperature=None, max_tokens=None, send_seed=False)
+        assert requests[0][2].keys() == {"model", "messages"}
+
+    def test_an_exhausted_quota_is_told_at_once(self):
+        reply = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+        with _serve([(429, reply)]) as (url, requests), pytest.raises(RunError, match="the quota is exhausted"):
+            OpenAITeacher("m", url, max_retries=5).explain(BABI, None, 1, 0)
+        assert len(requests) == 1
+
+    def test_a_socks_proxy_without_its_package(self, monkeypatch):
+        monkeypatch.delenv("NO_PROXY")
+        monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+        with pytest.raises((RequestError, RunError)) as caught:
+            OpenAITeacher("m", "http://127.0.0.1:1/v1", max_retries=0).explain(BABI, None, 1, 0)
+        assert "proxy" in str(caught.value).lower()
+
+
+def _choice(finish_reason="stop", **message):
+    return {"choices": [{"finish_reason": finish_reason, "message": {"role": "assistant", **message}}]}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(
+            st.sampled_from(["choices", "message", "content", "text", "error", "delta", "finish_reason"]), inner
+        )
+    ),
+)
+
+
+class TestReplies:
+    """The forms in which public servers answer."""
+
+    @pytest.mark.parametrize(
+        ("response", "expected"),
+        [
+            (_choice(content="because"), ("because", "")),
+            (
+                _choice(content=[{"type": "text", "text": "because "}, {"type": "text", "text": "so"}]),
+                ("because so", ""),
+            ),
+            (_choice(content="<think>Hm. Answer: no.</think>\n\nbecause so"), ("because so", "")),
+            (_choice(content="Hm.</think> because so"), ("because so", "")),
+            (_choice(content="<think>Hm, and then", finish_reason="length"), ("", "cut while thinking")),
+            (_choice(content="because so <think>Hm"), ("because so", "")),
+            (_choice(content="because so and", finish_reason="length"), ("because so and", "length")),
+            (_choice(content=None, reasoning_content="Hm."), ("", "reasoning alone")),
+            (_choice(content=None, reasoning="Hm.", finish_reason="length"), ("", "cut while thinking")),
+            (_choice(content="", finish_reason="content_filter"), ("", "content filter")),
+            (_choice(content=None, refusal="I cannot."), ("", "refusal")),
+            (_choice(content=None, tool_calls=[{"id": "1"}], finish_reason="tool_calls"), ("", "tool call")),
+            (_choice(content="because so. Answer: kitchen"), ("because so", "")),
+            (_choice(content="**Answer:** kitchen"), ("", "answer alone")),
+            (_choice(content="because\ud800 \x07so"), ("because\ufffd so", "")),
+            (
+                _choice(
+                    content="<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>so"
+                ),
+                ("so", ""),
+            ),
+            ({"error": {"message": "overloaded"}}, ("", "error")),
+            ({"choices": [{"text": "because", "finish_reason": "stop"}]}, ("because", "")),
+            ({}, ("", "empty")),
+            ([], ("", "error")),
+        ],
+    )
+    def test_each_is_read_or_told(self, response, expected):
+        assert replies.read(response)[:2] == expected
+
+    def test_what_the_server_said_is_told(self):
+        assert replies.read({"error": {"message": "overloaded"}}).said == "overloaded"
+        assert replies.read(_choice(content=None, refusal="I cannot.")).said == "I cannot."
+
+    @pytest.mark.parametrize("end", ["data: [DONE]\n\n", ""])
+    def test_a_stream(self, end):
+        deltas = [{"role": "assistant"}, {"content": "because "}, {"content": "so"}]
+        events = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + end
+        assert replies.read(replies.read_stream(body)) == ("because so", "", "")
+        # Cut in the middle: what there is, marked.
+        cut = body[: body.index('"finish_reason": "stop"')].rpartition("data:")[0]
+        assert replies.read(replies.read_stream(cut))[:2] == ("because so", "length")
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(
+                    st.sampled_from(["choices", "message", "content", "text", "error", "delta", "finish_reason"]), inner
+                )
+            ),
+        )
+    )
+    def test_nothing_else_is_raised(self, response):
+        text, kind, _ = replies.read(response)
+        assert bool(text) or bool(kind)
 
 
 def test_oracle_and_store_do_not_differ_between_runs():

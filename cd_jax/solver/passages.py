@@ -11,7 +11,9 @@ def _count(tokens: jax.Array) -> jax.Array:
     return (tokens != PAD_ID).sum(-1, keepdims=True, dtype=jnp.int32)
 
 
-def join(prompts: jax.Array, updates: jax.Array, ordinals: jax.Array, length: int) -> jax.Array:
+def join(
+    prompts: jax.Array, updates: jax.Array, ordinals: jax.Array, length: int, room: int | None = None
+) -> jax.Array:
     """A passage for each update: its ordinal, the update, and as much of the end of the prompt as there is room for.
 
     It equals what `PassagesFeatureConverter` makes of the same tokens on the host. All arguments are padded with 0 at
@@ -19,9 +21,10 @@ def join(prompts: jax.Array, updates: jax.Array, ordinals: jax.Array, length: in
 
     Args:
       prompts: int32 `[batch, prompt_length]`.
-      updates: int32 `[batch, passages, update_length]`; at most `length // 2` tokens of each are read.
+      updates: int32 `[batch, passages, update_length]`.
       ordinals: int32 `[passages, ordinal_length]`, which stand before the updates.
       length: of a passage.
+      room: tokens of each update that are read, at most; None: half of a passage.
 
     Returns:
       int32 `[batch, passages, length]`.
@@ -33,7 +36,7 @@ def join(prompts: jax.Array, updates: jax.Array, ordinals: jax.Array, length: in
         jnp.broadcast_to(prompts[:, None], (batch, passages, prompts.shape[-1])),
     ]
     ordinal, update, prompt = (_count(part) for part in parts)
-    update = jnp.minimum(update, length // 2)
+    update = jnp.minimum(update, length // 2 if room is None else room)
     head = ordinal + update
     kept = jnp.minimum(prompt, length - head)
     # Where each position of the passage is found in the three parts, one after the other.

@@ -72,10 +72,11 @@ class OpenAITeacher:
           prompt_file: a `string.Template` with the fields `PROMPT_FIELDS`; the packaged one where it is None.
           temperature: of sampling; None leaves it to the server.
           max_tokens: longest explanation, in the endpoint's tokens; None leaves it to the server.
-          max_retries: of one request, where the endpoint fails, is busy or answers with something else; waits are longer
-            each time.
+          max_retries: of one request, where the endpoint fails, is busy or answers with something else; waits are
+            longer each time.
           timeout: of one request, in seconds.
-          max_extra_asks: how often, for one example, to ask again after an empty or a repeated answer.
+          max_extra_asks: how often to ask again after an empty or a repeated answer, before the teacher is taken to
+            have no more to say of the example.
           send_seed: whether requests carry a seed. What a server says that it does not take is left out in any case.
 
         Raises:
@@ -95,7 +96,7 @@ class OpenAITeacher:
         self._redaction = Redaction(key, url)
         self._template = _read_template(pathlib.Path(prompt_file or PROMPT_FILE))
         sent = {"temperature": temperature, "max_tokens": max_tokens}
-        self._sampling = {name: value for name, value in sent.items() if value is not None}
+        self._sampling: dict[str, Any] = {name: value for name, value in sent.items() if value is not None}
         self._send_seed = send_seed
         self._max_extra_asks, self._max_retries = max_extra_asks, max_retries
         self._client = _make_client(key, url, timeout)
@@ -112,12 +113,14 @@ class OpenAITeacher:
         found: list[Explanation] = []
         for sample in range(num_updates):
             given = self.sample(example, attempt, sample, seed, [explanation.text for explanation in found])
-            found += [given] if given else []
+            if given is None:
+                break
+            found.append(given[0])
         return found
 
     def sample(
         self, example: Example, attempt: str | None, sample: int, seed: int, known: list[str]
-    ) -> Explanation | None:
+    ) -> tuple[Explanation, str] | None:
         """See `SamplingTeacher.sample`. One request for each explanation, as many endpoints ignore `n`.
 
         Raises:
@@ -133,7 +136,7 @@ class OpenAITeacher:
                 self.counts[kind] = self.counts.get(kind, 0) + 1
                 self.said[kind] = self._redaction.of_message(reply.said)[:_LONGEST_DETAIL]
             if text and text not in known:
-                return Explanation(text, prompt, reply.kind)
+                return Explanation(text, prompt), reply.kind
         return None
 
     def request_hash(self, example: Example, attempt: str | None) -> str:

@@ -23,9 +23,9 @@ class Reply(NamedTuple):
 
     Attributes:
       text: the explanation, in one line; empty where there is none.
-      kind: why there is none (`empty`, `refusal`, `content filter`, `tool call`, `reasoning alone`, `cut while thinking`,
-        `answer alone`, `error`), or what is odd about the one that there is (`length`: cut at the most tokens); else
-        empty.
+      kind: why there is none (`empty`, `refusal`, `content filter`, `tool call`, `reasoning alone`,
+        `cut while thinking`, `answer alone`, `error`), or what is odd about the one that there is (`length`: cut at the
+        most tokens); else empty.
       said: what the server or the model said where there is no explanation, e.g. the error.
     """
 

@@ -68,8 +68,8 @@ def read(path: str | os.PathLike[str]) -> list[Update]:
     Where no line of an example says which sample it is, they are counted.
 
     Raises:
-      RequestError: the file is missing or unreadable, a line other than a cut last one is malformed, or two are the same
-        sample of an example.
+      RequestError: the file is missing or unreadable, a line other than a cut last one is malformed, or two are the
+        same sample of an example.
     """
     path = pathlib.Path(path)
     # As bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.

@@ -11,12 +11,10 @@ class Explanation(NamedTuple):
     Attributes:
       text: why the answer is right, in one line.
       prompt: what the teacher was asked, or the name of the phrasing where it follows rules.
-      reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
     """
 
     text: str
     prompt: str
-    reason: str = ""
 
 
 class Teacher(Protocol):
@@ -57,8 +55,8 @@ class SamplingTeacher(Teacher, Protocol):
 
     def sample(
         self, example: Example, attempt: str | None, sample: int, seed: int, known: list[str]
-    ) -> Explanation | None:
-        """One explanation.
+    ) -> tuple[Explanation, str] | None:
+        """One explanation, and why it ended as it did where that is odd (see `Update.reason`).
 
         Args:
           example: see `explain`.
