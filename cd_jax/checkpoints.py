@@ -338,8 +338,6 @@ def _parsed(found: dict[str, Any]) -> Progress:
     for name, kind in (("identity", dict), ("validation", list), ("parameters", dict), ("fingerprints", dict)):
         if not isinstance(getattr(progress, name), kind):
             raise TypeError(f"`{name}` is no {kind.__name__}")
-    if not isinstance(progress.identity.get("agent"), str):
-        raise TypeError("`identity` has no agent")
     for step, error in progress.validation:
         if not (isinstance(step, int | float) and isinstance(error, int | float)):
             raise TypeError("`validation` is not of numbers")

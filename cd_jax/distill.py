@@ -70,7 +70,7 @@ def distill(
         _check_vocabulary(kept, vocabulary)
         store.repair(path)
         told = _explain(path, examples, done, asked, generations, num_updates, seed) if asked else ""
-        updates = store.read(path)
+        updates = store.read(path) if path.exists() else []
         if not updates:
             raise RunError(f"{path}: there is no explanation of {len(examples)} examples{told}; mend the teacher")
         print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)

@@ -55,7 +55,7 @@ class TrainedRun:
         self.progress: Progress
         _, self.progress = self._checkpoints.best()
         self.steps = self._checkpoints.latest_step()
-        self.agent: str = self.progress.identity["agent"]
+        self.agent: str = self.progress.identity.get("agent", "")
         path = self.directory / run.VOCABULARY
         vocabulary = run.use_vocabulary(path)
         run.check_vocabulary(path, self.progress.identity)

@@ -78,7 +78,7 @@ def test_defaults_are_within_their_ranges():
         ("SEEDS=[-1]", ["demo.seeds", "4294967295"]),
         ("SEEDS=[0, 4294967296]", []),
         ("distill.seed=-1", []),
-        ("TRAIN_STEPS=0", ["Budget.steps"]),
+        ("TRAIN_STEPS=0", ["a whole number of at least 1"]),
         ("TRAIN_SECONDS=-1", ["Budget.seconds"]),
         ("PATIENCE=0", []),
         ("EVAL_PERIOD=0", ["train.eval_period"]),

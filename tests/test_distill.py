@@ -289,13 +289,13 @@ class TestPaid:
     def test_no_answer_is_lost_or_asked_for_twice(self, tmp_path, patience):
         first, second = Paid(patience), Paid()
         with pytest.raises(RunError, match="gone"):
-            run(tmp_path, teacher=lambda: first)
-        assert len(store.read(tmp_path / "updates.jsonl")) == patience if patience else True
-        run(tmp_path, teacher=lambda: second)
+            run(tmp_path / "run", teacher=lambda: first)
+        assert len(store.read(tmp_path / "run" / "updates.jsonl")) == patience if patience else True
+        run(tmp_path / "run", teacher=lambda: second)
         asked = first.requests + second.requests
         assert len(asked) == len(set(asked)) == 3 * EXAMPLES
         run(tmp_path / "whole", teacher=Paid)
-        assert content(tmp_path)["updates.jsonl"] == content(tmp_path / "whole")["updates.jsonl"]
+        assert content(tmp_path / "run")["updates.jsonl"] == content(tmp_path / "whole")["updates.jsonl"]
 
     def test_three_after_two_ask_for_the_third_alone(self, tmp_path):
         run(tmp_path, teacher=Paid, num_updates=2)

@@ -390,7 +390,7 @@ class TestFiles:
         "line",
         [
             b"{",
-            b"",
+            b'{"example_id": "a", "prompt": "b", "update": "c", "used": -1}',
             b"[]",
             b"null",
             b'"text"',
@@ -427,7 +427,7 @@ class TestFiles:
             path.write_bytes(data)
         else:
             np.save(path, normal(2, 4) if data == "short" else normal(3))
-        with pytest.raises(RequestError, match=rf"^{path}: .*; train again to write it$"):
+        with pytest.raises(RequestError, match=rf"^{path}: .*; encode the keys of its entries anew$"):
             EpisodicMemory.load(tmp_path, capacity=3)
 
     def test_an_empty_memory(self, tmp_path):

@@ -116,7 +116,7 @@ def test_the_same_run_twice_is_refused(experiment):
     ("content", "problem"),
     [
         ('{"meta": {},\n "runs": [', "not JSON: "),
-        ("[]", "no list of `runs`"),
+        ("[]", "not a JSON object"),
         ('{"runs": [{"agent": "baseline"}]}', "`runs[0]` has no `agent`"),
         ('{"runs": [{"agent": "a", "seed": 0, "targets": [{}]}]}', "without a `task`"),
         (

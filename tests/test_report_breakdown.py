@@ -6,6 +6,7 @@ import pytest
 
 from cd_jax.errors import RequestError
 from cd_jax.report import breakdown, page, results, table
+from cd_jax.rundir import files
 
 
 def group(accuracy, pairwise, n):
@@ -65,7 +66,7 @@ def test_a_run_that_lacks_the_breakdown_shows_as_absent(merged):
 
 
 def test_the_page_shows_them(merged, tmp_path):
-    results.write_json(tmp_path / "results.json", merged)
+    files.write_json(tmp_path / "results.json", merged)
     text = page.write(tmp_path).read_text()
     assert "<h3>By domain and scenario, pairwise in parentheses: source com2sense</h3>" in text
     assert "<h3>By task: babi_all</h3>" in text
@@ -88,7 +89,7 @@ def test_wrong_breakdowns_are_named(merged, tmp_path, path, value, problem):
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    results.write_json(tmp_path / "results.json", found)
+    files.write_json(tmp_path / "results.json", found)
     with pytest.raises(RequestError, match=problem) as raised:
         results.read_results(tmp_path)
     assert "\n" not in str(raised.value)

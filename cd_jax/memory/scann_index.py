@@ -200,7 +200,9 @@ class ScannIndex:
         """`nearest.prepared`, on the host."""
         prepared = np.asarray(vectors, np.float32)
         if self._metric == "cosine":
-            prepared = prepared / np.maximum(np.linalg.norm(prepared, axis=-1, keepdims=True), nearest.TINY)
+            # What is not finite stays so, and is left out.
+            with np.errstate(invalid="ignore", over="ignore"):
+                prepared = prepared / np.maximum(np.linalg.norm(prepared, axis=-1, keepdims=True), nearest.TINY)
         return prepared
 
     def _write(self, rows: np.ndarray, held: bool | np.ndarray, keys: np.ndarray) -> None:
