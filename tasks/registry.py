@@ -110,11 +110,23 @@ class _Data:
     babi_layout: str | None
 
     def check(self) -> None:
-        """Refuses a layout that is none, or that nothing has.
+        """Refuses folders that are not there, a layout that is none, and what nothing would be read from.
 
         Raises:
           RequestError: so it is.
         """
+        self._check_layout()
+        if self.babi_dir is not None:
+            archive.find_folder(self.babi_dir, self.babi_layout)
+        if self.com2sense_dir is not None:
+            com2sense_reader.find_folder(self.com2sense_dir)
+        if self.tfds_data_dir is not None and self.tfds_data_dir not in "".join(self.described().values()):
+            raise RequestError(
+                f"{self.tfds_data_dir}: nothing is read from there; it holds no {_COM2SENSE} of `tfds build`, or "
+                "--babi_dir and --com2sense_dir come before it; leave --tfds_data_dir out"
+            )
+
+    def _check_layout(self) -> None:
         if self.babi_layout is None:
             return
         if self.babi_layout not in archive.LAYOUTS:
