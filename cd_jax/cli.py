@@ -85,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
         sub.add_argument("--com2sense_dir", help="folder with Com2Sense's train, dev and test.json, pair_id_*.json")
         sub.add_argument("--tfds_data_dir", help="folder in which `tfds build` has prepared either, also gs://…")
+        sub.add_argument(
+            "--task_jsonl", action="append", default=[], metavar="NAME=DIR",
+            help="a task of your own: train, validation and test.jsonl of prompt, answer, explanation; repeatable",
+        )  # fmt: skip
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         _add_own_flags(verb, sub)
     return parser
@@ -192,6 +196,8 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
             raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
     places = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
     statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in places if value]
+    if args.task_jsonl:
+        statements.append(f"JSONL = {_named_folders(args.task_jsonl)}")
     if getattr(args, "seeds", None):
         statements.append(f"SEEDS = {args.seeds}")
     search_paths = [folder for given in args.gin_search_paths for folder in given.split(",") if folder]
@@ -206,6 +212,15 @@ def _normalised(binding: str) -> str:
     if not equals:
         raise RequestError(f"--gin_bindings={binding}: write 'NAME = VALUE'")
     return f"{name.strip()} = {value.strip()}"
+
+
+def _named_folders(given: Sequence[str]) -> dict[str, str]:
+    """Folders by name. Raises RequestError where a flag is no NAME=DIR."""
+    pairs = [flag.partition("=") for flag in given]
+    for flag, (name, _, folder) in zip(given, pairs, strict=True):
+        if not name or not folder:
+            raise RequestError(f"--task_jsonl={flag}: write NAME=DIR, such as my_task=data/mine")
+    return {name: _folder(folder) for name, _, folder in pairs}
 
 
 def _folder(path: str) -> str:

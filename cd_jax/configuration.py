@@ -222,8 +222,11 @@ def _naming(what: str) -> Iterator[None]:
         found = _PLACE.search(text)
         if "malformed node" in text:
             text = _not_a_value(what)
+        text = text[: found.start()] if found else text
+        if "No configurable matching" in text:
+            text += " --module_import=MODULE brings those of your own."
         where = f"{found['file']}:{found['line']}" if found and found["file"] else what
-        raise RequestError(f"{where}: {text[: found.start()] if found else text}") from error
+        raise RequestError(f"{where}: {text}") from error
 
 
 def _at(what: str, line: int | None) -> str:
