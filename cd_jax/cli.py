@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from cd_jax import __version__, gin_library
 from cd_jax.errors import RequestError, RunError
 from cd_jax.rundir import interrupt
 
@@ -32,8 +33,23 @@ _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
 class _Parser(argparse.ArgumentParser):
+    """Of the command line, or of a verb, whose help ends with what its gin files say.
+
+    Attributes:
+      gin_file: read by the verb where none is given; empty where it reads none.
+    """
+
+    gin_file = ""
+
     def error(self, message: str):
         raise RequestError(f"{message}; see `{self.prog} --help`")
+
+    def format_help(self) -> str:
+        """The help, with the header and the macros of the verb's gin files."""
+        if not self.gin_file:
+            return super().format_help()
+        told = gin_library.described(self.gin_file)
+        return f"{super().format_help()}\nmacros, which --gin.NAME=VALUE binds:\n\n{told}\n"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,9 +58,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Contrastive distillation: sequence models that learn from explanations (arXiv 2212.11353).",
         epilog="Every binding of gin can be given as --gin.NAME=VALUE, e.g. --gin.BATCH_SIZE=32.",
     )
+    parser.add_argument("--version", action="version", version=f"cd_jax {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, line in VERBS.items():
         sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
+        sub.gin_file = DEFAULT_GIN.get(verb, "")
         sub.add_argument(
             "--model_dir",
             required=verb not in ("tasks", "demo", "aot"),
@@ -59,13 +77,32 @@ def _parser() -> argparse.ArgumentParser:
             action="store_true",
             help="let gin files in folders of runs import, which runs code",
         )
+        sub.add_argument("--gin_bindings", action="append", default=[], help="'NAME = VALUE', as --gin.NAME=VALUE")
+        sub.add_argument(
+            "--module_import", action="append", default=[], help="module of your tasks, teachers, verifiers; repeatable"
+        )
         sub.add_argument("--gin.NAME", dest="unused", metavar="VALUE", help="binds a macro or a parameter of gin")
         sub.add_argument("--babi_dir", help="folder of the original bAbI archive (tasks_1-20_v1-2)")
         sub.add_argument("--com2sense_dir", help="folder with Com2Sense's train, dev and test.json, pair_id_*.json")
         sub.add_argument("--tfds_data_dir", help="folder in which `tfds build` has prepared either, also gs://…")
+        sub.add_argument(
+            "--task_jsonl", action="append", default=[], metavar="NAME=DIR",
+            help="a task of your own: train, validation and test.jsonl of prompt, answer, explanation; repeatable",
+        )  # fmt: skip
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         _add_own_flags(verb, sub)
     return parser
+
+
+def _number(least: int) -> Callable[[str], int]:
+    """Reads a whole number that is not below `least`."""
+
+    def whole_number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is not {least} or more")
+        return int(text)
+
+    return whole_number
 
 
 def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
@@ -76,11 +113,13 @@ def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
     if verb == "tasks":
         parser.add_argument("name", nargs="?", help="task or mixture")
         parser.add_argument("--split", default="train", choices=("train", "validation", "test", "unlabelled"))
-        parser.add_argument("--num_examples", type=int, default=3)
+        parser.add_argument("--num_examples", type=_number(0), default=3)
         parser.add_argument(
             "--write", metavar="DIR", help="write stories made for a bAbI task, as the original files are"
         )
-        parser.add_argument("--num_questions", type=int, default=1000, help="with --write: of train; others a tenth")
+        parser.add_argument(
+            "--num_questions", type=_number(1), default=1000, help="with --write: of train; others a tenth"
+        )
         parser.add_argument("--seed", type=int, default=0, help="with --write: of the stories")
     if verb == "infer":
         parser.add_argument("--prompt", default="", help="a context and question, instead of a task")
@@ -115,23 +154,31 @@ def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, statements
 
 
+def _check_local(args: argparse.Namespace) -> None:
+    """Raises RequestError where a flag names a bucket and what the verb does works in local folders only."""
+    for flag in ("model_dir", "output", "write", "vocabulary"):
+        value = getattr(args, flag, None) or ""
+        if "://" in value:
+            raise RequestError(
+                f"--{flag}={value}: give a local path; `gcloud storage cp -r` copies to and from a bucket"
+            )
+
+
 def _files(args: argparse.Namespace, search_paths: list[str]) -> list[str]:
     """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
-    from cd_jax import configuration
-
-    asked = [configuration.find(name, search_paths) for name in args.gin_file]
+    asked = [gin_library.find(name, search_paths) for name in args.gin_file]
     if args.verb == "demo":
         given = args.babi_dir or args.com2sense_dir or args.tfds_data_dir
         paper = args.direction or ("babi_to_com2sense" if given else None)
-        return [configuration.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
+        return [gin_library.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer", "export"):
         if not own.is_file() and not asked:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
-        return [configuration.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
-    return [configuration.packaged(DEFAULT_GIN[args.verb]), *asked]
+        return [gin_library.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
+    return [gin_library.packaged(DEFAULT_GIN[args.verb]), *asked]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
@@ -142,16 +189,38 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     """
     from cd_jax import configuration
 
+    statements = statements + [_normalised(binding) for binding in args.gin_bindings]
     for statement in statements:
         name = statement.partition("=")[0].strip()
         if args.verb == "demo" and name in ("AGENT", "SEED"):
             raise RequestError(f"--gin.{name}: the demo binds it for each run; bind {name}S, a list, instead")
     places = (("BABI_DIR", args.babi_dir), ("COM2SENSE_DIR", args.com2sense_dir), ("TFDS_DATA_DIR", args.tfds_data_dir))
     statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in places if value]
+    if args.task_jsonl:
+        statements.append(f"JSONL = {_named_folders(args.task_jsonl)}")
     if getattr(args, "seeds", None):
         statements.append(f"SEEDS = {args.seeds}")
     search_paths = [folder for given in args.gin_search_paths for folder in given.split(",") if folder]
-    configuration.configure(_files(args, search_paths), statements, search_paths, args.trust_gin)
+    configuration.configure(
+        _files(args, search_paths), statements, search_paths, args.module_import, trust=args.trust_gin
+    )
+
+
+def _normalised(binding: str) -> str:
+    """A statement as `_split_gin` makes it of a flag."""
+    name, equals, value = binding.partition("=")
+    if not equals:
+        raise RequestError(f"--gin_bindings={binding}: write 'NAME = VALUE'")
+    return f"{name.strip()} = {value.strip()}"
+
+
+def _named_folders(given: Sequence[str]) -> dict[str, str]:
+    """Folders by name. Raises RequestError where a flag is no NAME=DIR."""
+    pairs = [flag.partition("=") for flag in given]
+    for flag, (name, _, folder) in zip(given, pairs, strict=True):
+        if not name or not folder:
+            raise RequestError(f"--task_jsonl={flag}: write NAME=DIR, such as my_task=data/mine")
+    return {name: _folder(folder) for name, _, folder in pairs}
 
 
 def _folder(path: str) -> str:
@@ -192,6 +261,7 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
 def _run(arguments: Sequence[str]) -> None:
     others, statements = _split_gin(arguments)
     args = _parser().parse_args(others)
+    _check_local(args)
     # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
@@ -205,8 +275,8 @@ def _run(arguments: Sequence[str]) -> None:
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)
     if args.verb != "report":
         _configure(args, statements)
-    elif statements or args.gin_file:
-        raise RequestError("report reads results and nothing of gin; leave --gin_file and --gin.… out")
+    elif statements or args.gin_file or args.gin_bindings or args.module_import:
+        raise RequestError("report reads results and nothing of gin; leave --gin_file, --gin.… and --module_import out")
     _verb(args)()
 
 

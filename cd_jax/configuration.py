@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import gin
 from gin import config_parser
 
-from cd_jax import bindings, configurables
+from cd_jax import bindings, configurables, gin_library
 from cd_jax.errors import RequestError
 from cd_jax.macros import macro_of
 
@@ -27,35 +27,12 @@ _MARKS = ("checkpoints", "updates.jsonl", "results.json")
 _PLACE = re.compile(r'\n\s*In (?:file "(?P<file>.*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
 
 
-def packaged_folders() -> list[pathlib.Path]:
-    """Where the gin files that come with cd_jax are: in a checkout, in an installed package."""
-    package = pathlib.Path(__file__).parent
-    return [package.parent / "gin", package / "gin_files"]
-
-
-def packaged(name: str) -> str:
-    """The path of a gin file that comes with cd_jax, such as `runs/train.gin`."""
-    return _find(name, packaged_folders())
-
-
-def find(name: str, search_paths: Sequence[str] = ()) -> str:
-    """The path of a gin file of the user's: in the working folder, in `search_paths`, or one that comes with cd_jax.
-
-    Raises:
-      RequestError: it is in none of them.
-    """
-    return _find(name, [pathlib.Path(), *map(pathlib.Path, search_paths), *packaged_folders()])
-
-
-def _find(name: str, folders: Sequence[pathlib.Path]) -> str:
-    for folder in folders:
-        if (folder / name).is_file():
-            return str(folder / name)
-    raise RequestError(f"{name}: no such gin file; `ls gin/*/` shows those that come with cd_jax")
-
-
 def configure(
-    files: Sequence[str], statements: Sequence[str] = (), search_paths: Sequence[str] = (), trust: bool = False
+    files: Sequence[str],
+    statements: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    modules: Sequence[str] = (),
+    trust: bool = False,
 ) -> None:
     """Binds what gin files and statements say, in this order, and checks the values; forgets what was bound before.
 
@@ -63,9 +40,10 @@ def configure(
     programs have written, which may be anybody's, must not import, nor must what it includes.
 
     Args:
-      files: paths, of `packaged` or `find`.
+      files: paths, of `gin_library.packaged` or `.find`.
       statements: such as `BATCH_SIZE = 32`; as the command line has them.
       search_paths: folders in which included files are looked up, too.
+      modules: of the user's, imported first: what they register can be bound.
       trust: files in folders of runs may import.
 
     Raises:
@@ -73,6 +51,9 @@ def configure(
         is out of its range; one line that names the place.
     """
     gin.clear_config()
+    for module in modules:
+        with _naming(f"--module_import={module}"):
+            import_module(module)
     reading = _Reading([str(folder) for folder in search_paths], trust)
     for file in files:
         reading.read(file)
@@ -130,7 +111,7 @@ class _Reading:
 
     def read(self, file: str) -> None:
         """Lets gin read a file. Raises RequestError as `configure` does."""
-        ours = [str(folder) for folder in packaged_folders()]
+        ours = [str(folder) for folder in gin_library.folders()]
         # A file of ours includes files of ours, whatever the working folder has of the same name.
         mine = any(pathlib.Path(file).is_relative_to(folder) for folder in ours)
         folders = [*ours, "", *self.search_paths] if mine else ["", *self.search_paths, *ours]
@@ -173,9 +154,12 @@ def _included(name: str, folders: list[str], place: str, around: tuple[str, ...]
 
 
 def _is_of_a_run(file: str) -> bool:
-    """Whether a folder around it is one that our programs write; by its path and by where that leads."""
+    """Whether our programs write files of its name or into a folder around it; by its path and by where that leads."""
     paths = {pathlib.Path(os.path.abspath(file)), pathlib.Path(file).resolve()}
-    return any((folder / mark).exists() for path in paths for folder in path.parents for mark in _MARKS)
+    return any(
+        path.name == "config.gin" or any((folder / mark).exists() for folder in path.parents for mark in _MARKS)
+        for path in paths
+    )
 
 
 def _refuse_code(place: str, statement: config_parser.ImportStatement, references: Sequence[str]) -> None:
@@ -238,8 +222,11 @@ def _naming(what: str) -> Iterator[None]:
         found = _PLACE.search(text)
         if "malformed node" in text:
             text = _not_a_value(what)
+        text = text[: found.start()] if found else text
+        if "No configurable matching" in text:
+            text += " --module_import=MODULE brings those of your own."
         where = f"{found['file']}:{found['line']}" if found and found["file"] else what
-        raise RequestError(f"{where}: {text[: found.start()] if found else text}") from error
+        raise RequestError(f"{where}: {text}") from error
 
 
 def _at(what: str, line: int | None) -> str:

@@ -59,7 +59,8 @@ def distill(
         for name in (source, *targets):
             texts += [example.prompt for example in tasks.examples(name, "train")]
             # Read for their errors alone: a malformed line is to show now, and not when training is over.
-            tasks.examples(name, "validation"), tasks.examples(name, "test")
+            for split in tasks.splits(name):
+                tasks.examples(name, split)
         generations = read_attempts(attempts) if attempts else {}
         if vocabulary:
             vocabularies.load(vocabulary)  # For its errors, before a teacher is paid.

@@ -75,7 +75,7 @@ def tokenised(name: str, split: str, per_task: int | None = None, sample_seed: i
 
 def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
     size = len(tasks.examples(task, split))
-    return next(iter(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
+    return next(iter(tasks.seqio_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
 # How the solver attempts examples of the source, whatever gin binds for evaluation.

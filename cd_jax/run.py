@@ -30,14 +30,16 @@ def data(
     tfds_data_dir: str | None = None,
     babi_layout: str | None = None,
     low_data_seed: Seed = 0,
+    jsonl: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Where the original data sets are, and which examples the low-data tasks have; see `tasks.register`."""
+    """Where data sets and tasks of JSON lines are, and which examples the low-data tasks have; see `tasks.register`."""
     return {
         "babi_dir": babi_dir,
         "com2sense_dir": com2sense_dir,
         "tfds_data_dir": tfds_data_dir,
         "babi_layout": babi_layout,
         "low_data_seed": low_data_seed,
+        "jsonl": jsonl,
     }
 
 

@@ -21,6 +21,7 @@ class Example:
       domain: the knowledge that a statement of Com2Sense takes: `physical`, `social` or `time`; else empty.
       scenario: how such a statement reasons: `causal` or `comparison`; else empty.
       numeracy: whether it reasons about quantities: `true` or `false`; else empty.
+      explanations: why the answer is right, where the data says so.
     """
 
     example_id: str
@@ -35,6 +36,8 @@ class Example:
     domain: str = ""
     scenario: str = ""
     numeracy: str = ""
+    # Not in its text, by which a run knows its examples: updates are compared for themselves.
+    explanations: tuple[str, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def family(self) -> str:

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import seqio
 
 from cd_jax.errors import RequestError
-from cd_jax.tasks import metrics, prepared
+from cd_jax.tasks import metrics, own, prepared
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi import archive
 from cd_jax.tasks.babi.worlds import WORLDS, generate, shifts
@@ -31,12 +31,22 @@ _COM2SENSE = "com2sense/original"
 
 @dataclasses.dataclass(frozen=True)
 class _Registered:
-    tasks: dict[str, Read]
+    """What there is.
+
+    Attributes:
+      tasks: all, the user's too, as SeqIO reads them with our vocabulary.
+      mixtures: the tasks by mixture.
+      sources: where bAbI and Com2Sense are read from.
+      ours: names of those that we have given to SeqIO's registries.
+    """
+
+    tasks: dict[str, ExampleTask]
     mixtures: dict[str, list[str]]
     sources: dict[str, str]
+    ours: list[str]
 
 
-_registered = _Registered({}, {}, {})
+_registered = _Registered({}, {}, {}, [])
 
 
 def _world(number: int, task: str, setting: generate.Setting, sizes: dict[str, int], split: str) -> Sequence[Example]:
@@ -110,11 +120,23 @@ class _Data:
     babi_layout: str | None
 
     def check(self) -> None:
-        """Refuses a layout that is none, or that nothing has.
+        """Refuses folders that are not there, a layout that is none, and what nothing would be read from.
 
         Raises:
           RequestError: so it is.
         """
+        self._check_layout()
+        if self.babi_dir is not None:
+            archive.find_folder(self.babi_dir, self.babi_layout)
+        if self.com2sense_dir is not None:
+            com2sense_reader.find_folder(self.com2sense_dir)
+        if self.tfds_data_dir is not None and self.tfds_data_dir not in "".join(self.described().values()):
+            raise RequestError(
+                f"{self.tfds_data_dir}: nothing is read from there; it holds no {_COM2SENSE} of `tfds build`, or "
+                "--babi_dir and --com2sense_dir come before it; leave --tfds_data_dir out"
+            )
+
+    def _check_layout(self) -> None:
         if self.babi_layout is None:
             return
         if self.babi_layout not in archive.LAYOUTS:
@@ -153,10 +175,10 @@ class _Data:
         return {"bAbI": babi or "the embedded worlds", "Com2Sense": com2sense or "the embedded pairs"}
 
 
-def _add_task(name: str, read: Read, splits: Sequence[str], vocabulary: seqio.Vocabulary) -> None:
+def _make_task(name: str, read: Read, splits: Sequence[str], vocabulary: seqio.Vocabulary) -> ExampleTask:
     features = {key: seqio.Feature(vocabulary, add_eos=True) for key in ("inputs", "targets")}
     com2sense = name.startswith("com2sense")
-    task = ExampleTask(
+    return ExampleTask(
         name,
         ExampleDataSource(read, splits),
         features,
@@ -171,7 +193,6 @@ def _add_task(name: str, read: Read, splits: Sequence[str], vocabulary: seqio.Vo
         # The source orders the examples.
         shuffle_buffer_size=None,
     )
-    seqio.TaskRegistry.add_provider(name, task)
 
 
 def register(
@@ -181,10 +202,12 @@ def register(
     tfds_data_dir: str | os.PathLike | None = None,
     babi_layout: str | None = None,
     low_data_seed: int = 0,
+    jsonl: Mapping[str, str] | None = None,
 ) -> None:
     """Registers all tasks and mixtures anew; any number of times.
 
-    A mixture of your own keeps the tasks that it was made of: make it anew, too.
+    Tasks and mixtures that others have given to SeqIO's registries are there, too, under their names, read as texts. A
+    mixture of your own keeps the tasks that it was made of: make it anew, too.
 
     Args:
       babi_dir: folder of the original bAbI archive.
@@ -194,10 +217,12 @@ def register(
         embedded.
       babi_layout: of `archive.LAYOUTS`; None: the first English one that is there.
       low_data_seed: draws the examples of the low-data tasks.
+      jsonl: folders of JSON lines by the name of the task, see `own.in_json_lines`.
 
     Raises:
       RequestError: there is no such vocabulary, or no such data; what was registered stays.
     """
+    global _registered
     loaded = vocabularies.load(vocabulary)
     data = _Data(_path(babi_dir), _path(com2sense_dir), _path(tfds_data_dir), babi_layout)
     data.check()
@@ -208,7 +233,7 @@ def register(
         for name, read in babi.items()
     }
     low_com2sense = {"com2sense_100": functools.partial(_low_data, com2sense, LOW_DATA_COM2SENSE, low_data_seed)}
-    tasks = babi | {k: v for group in shifted.values() for k, v in group.items()} | low_babi
+    every_babi = babi | {k: v for group in shifted.values() for k, v in group.items()} | low_babi
     mixtures = {
         "babi_all": list(babi),
         **{f"babi_{shift}": list(group) for shift, group in shifted.items()},
@@ -216,22 +241,25 @@ def register(
         "babi_low_data": list(low_babi),
         "com2sense_low_data": list(low_com2sense),
     }
+    readers = {name: (read, SPLITS) for name, read in every_babi.items()}
+    readers |= {name: (read, com2sense_splits) for name, read in ({"com2sense": com2sense} | low_com2sense).items()}
+    theirs, their_mixtures = own.in_seqio(_registered.ours)
+    readers |= own.in_json_lines(dict(jsonl or {}), [*readers, *mixtures, *theirs, *their_mixtures])
     _forget()
-    for name, read in tasks.items():
-        _add_task(name, read, SPLITS, loaded)
-    for name, read in ({"com2sense": com2sense} | low_com2sense).items():
-        _add_task(name, read, com2sense_splits, loaded)
+    made = {name: _make_task(name, *reader, loaded) for name, reader in readers.items()}
+    for name, task in made.items():
+        seqio.TaskRegistry.add_provider(name, task)
     for name, members in mixtures.items():
         seqio.MixtureRegistry.add_provider(name, ExampleMixture(name, members, default_rate=1.0))
-    global _registered
-    _registered = _Registered(tasks | {"com2sense": com2sense} | low_com2sense, mixtures, data.described())
+    made |= {name: _make_task(name, *reader, loaded) for name, reader in theirs.items()}
+    _registered = _Registered(made, mixtures | their_mixtures, data.described(), [*readers, *mixtures])
 
 
 def _forget() -> None:
-    for name in _registered.tasks:
-        seqio.TaskRegistry.remove(name)
-    for name in _registered.mixtures:
-        seqio.MixtureRegistry.remove(name)
+    for name in _registered.ours:
+        for registry in (seqio.TaskRegistry, seqio.MixtureRegistry):
+            if name in registry.names():
+                registry.remove(name)
 
 
 def _path(directory: str | os.PathLike | None) -> str | None:
@@ -255,8 +283,25 @@ def subtasks(name: str) -> list[str]:
       RequestError: there is no such task.
     """
     if name not in names():
-        raise RequestError(f"no task or mixture {name!r}; `cd_jax tasks` lists them")
+        raise RequestError(
+            f"no task or mixture {name!r}; `cd_jax tasks` lists them, --module_import and --task_jsonl bring your own"
+        )
     return names()[name]
+
+
+def splits(name: str) -> list[str]:
+    """Those that all tasks of a mixture have, in order; of a task, its own.
+
+    Raises:
+      RequestError: there is no such task.
+    """
+    first, *others = [list(_registered.tasks[task].splits) for task in subtasks(name)]
+    return [split for split in first if all(split in more for more in others)]
+
+
+def seqio_task(name: str) -> seqio.Task:
+    """A task, which SeqIO's registry need not know so: the user's own are read as texts, with our vocabulary."""
+    return _registered.tasks[name]
 
 
 def examples(name: str, split: str, per_task: int | None = None, seed: int = 0) -> list[Example]:
@@ -272,4 +317,4 @@ def examples(name: str, split: str, per_task: int | None = None, seed: int = 0) 
       RequestError: no such task, its files are missing or malformed, or a sample of nothing.
     """
     sample = Sample(per_task, seed)
-    return [row for task in subtasks(name) for row in sample.of(_registered.tasks[task](split), split)]
+    return [row for task in subtasks(name) for row in sample.of(_registered.tasks[task].source.read(split), split)]

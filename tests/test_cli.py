@@ -1,5 +1,6 @@
 """The command line: help, one-line errors that change nothing, and the demo in miniature."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -59,6 +60,27 @@ def test_help_does_not_wait_for_jax(user_environment):
     assert shown.stderr == "[]\n"
 
 
+def test_the_help_of_a_verb_shows_its_macros_and_does_not_wait_for_jax(user_environment):
+    program = (
+        "import sys; from cd_jax.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "finally: print(sorted({'jax', 'tensorflow', 'flax'} & set(sys.modules)), file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], env=user_environment, capture_output=True, text=True)
+    assert shown.stderr == "[]\n"
+    for line in ("    AGENT = (required)", "    BATCH_SIZE = 64", "    LEARNING_RATE = 0.03", "    BABI_DIR = None"):
+        assert f"\n{line}\n" in shown.stdout
+    assert "AGENT: 'baseline', 'cd_finetune' or 'cd_memory'" in shown.stdout
+    assert "gin/models/tiny.gin" in shown.stdout
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"cd_jax {importlib.metadata.version('cd_jax')}\n"
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as done:
@@ -84,10 +106,32 @@ def test_every_verb_has_help(verb, capsys):
         (["report", "--model_dir=x", "--gin.SEEDS=[3]"], ["--gin"]),
         (["demo", "--direction=sideways"], ["sideways", "babi_to_com2sense"]),
         (["tasks", "babi_short", "--split=dev"], ["dev", "validation"]),
+        (["tasks", "babi_short", "--num_examples=-1"], ["--num_examples", "-1"]),
+        (["tasks", "babi_short", "--write=gs://bucket/x"], ["--write=gs://bucket/x", "local"]),
+        *(
+            ([verb, "--model_dir=gs://bucket/run", *more], ["gs://bucket/run", "local"])
+            for verb, more in (
+                ("train", []),
+                ("distill", []),
+                ("eval", []),
+                ("report", []),
+                ("demo", []),
+                ("export", ["--format=hf"]),
+                ("import", ["x"]),
+            )
+        ),
+        (["tasks", "--babi_dir=/nope"], ["/nope", "tasks_1-20_v1-2"]),
+        (["tasks", "--com2sense_dir=/nope"], ["/nope", "train.json"]),
+        (["tasks", "--tfds_data_dir=/nope"], ["/nope", "tfds build"]),
+        (["tasks", "--module_import=nowhere_at_all"], ["--module_import=nowhere_at_all", "No module named"]),
+        (["train", "--model_dir=x", "--gin_bindings=SEED"], ["--gin_bindings=SEED", "NAME = VALUE"]),
+        (["demo", "--model_dir=x", "--gin_bindings=TRAIN_STEPS = 0"], ["TRAIN_STEPS=0", "at least 1"]),
     ],
 )
-def test_wrong_flags(given, words, capfd):
+def test_wrong_flags(given, words, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     refused(capfd, given, *words)
+    assert not list(tmp_path.iterdir())
 
 
 BOUND = {"AGENT": "'cd_memory'", "SOURCE": "'babi_qa1'"}

@@ -6,7 +6,7 @@ import uuid
 import gin
 import pytest
 
-from cd_jax import configuration
+from cd_jax import configuration, gin_library
 from cd_jax.errors import RequestError
 
 BOUND = ("AGENT = 'baseline'", "SOURCE = 'babi_qa1'")
@@ -48,7 +48,7 @@ def marker(tmp_path_factory, monkeypatch):
 
 
 def configure(*files, statements=BOUND, **more):
-    configuration.configure([configuration.packaged("runs/train.gin"), *map(str, files)], statements, **more)
+    configuration.configure([gin_library.packaged("runs/train.gin"), *map(str, files)], statements, **more)
 
 
 def refused(*files, statements=BOUND, **more) -> str:
@@ -70,18 +70,20 @@ CODE = [
 ]
 
 
-@pytest.mark.parametrize("mark", ["checkpoints", "updates.jsonl", "results.json"])
+@pytest.mark.parametrize(
+    ("mark", "name"),
+    [("checkpoints", "a.gin"), ("updates.jsonl", "a.gin"), ("results.json", "a.gin"), ("nothing", "config.gin")],
+)
 @pytest.mark.parametrize("code", CODE)
-def test_a_file_of_a_run_must_not_be_code(code, mark, tmp_path, marker):
+def test_a_file_of_a_run_must_not_be_code(code, mark, name, tmp_path, marker):
     folder = tmp_path / "run"
     (folder / mark).mkdir(parents=True)
-    (folder / "config.gin").write_bytes(marker.code(code).encode())
-    error = refused(folder / "config.gin")
-    assert f"{folder}/config.gin" in error
+    (folder / name).write_bytes(marker.code(code).encode())
+    assert f"{folder}/{name}" in refused(folder / name)
     assert not marker.ran()
-    (tmp_path / "link.gin").symlink_to(folder / "config.gin")
+    (tmp_path / "link.gin").symlink_to(folder / name)
     refused(tmp_path / "link.gin")
-    (tmp_path / "mine.gin").write_text(f"include '{folder}/config.gin'\n")
+    (tmp_path / "mine.gin").write_text(f"include '{folder}/{name}'\n")
     refused(tmp_path / "mine.gin")
     assert not marker.ran()
 
@@ -142,9 +144,9 @@ def test_search_paths(tmp_path):
     (tmp_path / "a" / "one.gin").write_text("include 'two.gin'\n")
     (tmp_path / "a" / "two.gin").write_text("SEED = 7\n")
     with pytest.raises(RequestError, match="one.gin: no such gin file"):
-        configuration.find("one.gin")
+        gin_library.find("one.gin")
     assert "two.gin" in refused(tmp_path / "a" / "one.gin")
-    configure(configuration.find("one.gin", [str(tmp_path / "a")]), search_paths=[str(tmp_path / "a")])
+    configure(gin_library.find("one.gin", [str(tmp_path / "a")]), search_paths=[str(tmp_path / "a")])
     assert gin.query_parameter("SEED/macro.value") == 7
 
 

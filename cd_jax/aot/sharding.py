@@ -5,6 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from cd_jax import gin_library
 from cd_jax.errors import RequestError
 from cd_jax.solver.partitioning import Rules
 
@@ -16,14 +17,13 @@ def rules(name: str) -> Rules:
     """The rules that gin/sharding/NAME.gin binds.
 
     Raises:
-      RequestError: there is no such file, or it binds none.
+      RequestError: there is no such file.
     """
-    package = pathlib.Path(__file__).parents[1]
-    for folder in (package.parent / "gin", package / "gin_files"):
-        file = folder / "sharding" / f"{name}.gin"
-        if file.is_file() and (match := _RULES.search(file.read_text())):
-            return ast.literal_eval(match[1])
-    raise RequestError(f"aot_sweep.sharding_rules: {name!r} is none of {', '.join(NAMES)}")
+    if name not in NAMES:
+        raise RequestError(f"aot_sweep.sharding_rules: {name!r} is none of {', '.join(NAMES)}")
+    match = _RULES.search(pathlib.Path(gin_library.packaged(f"sharding/{name}.gin")).read_text())
+    assert match, name
+    return ast.literal_eval(match[1])
 
 
 def that_use(axes: tuple[int, int], names: Sequence[str]) -> list[str]:

@@ -52,6 +52,14 @@ def _phrase(example: Example) -> dict[str, str]:
     return {name: template.format(matter) for name, template in templates.items()}
 
 
+def _phrase_against(example: Example, attempt: str | None) -> dict[str, str]:
+    """The same; where the attempt is wrong, `because` says so."""
+    phrasings = _phrase(example)
+    if wrong := _wrong_answer(example, attempt):
+        phrasings["because"] += f" it is {example.answer} and not {wrong}."
+    return phrasings
+
+
 def _wrong_answer(example: Example, attempt: str | None) -> str:
     """The answer in the attempt, in one line; empty where there is none, it is right or it is babble."""
     _, marker, answer = (attempt or "").lower().rpartition("answer:")
@@ -65,17 +73,17 @@ def _wrong_answer(example: Example, attempt: str | None) -> str:
 class OracleTeacher:
     """Explains from the supporting facts (bAbI) or from the complementary statement (Com2Sense).
 
-    It needs no network and no key. An example that has neither is explained by its answer alone. Where the solver's
-    attempt ends in a wrong answer, the phrasing `because` also says what the answer is not.
+    It needs no network and no key. What the data itself says in explanation is passed on as it is. An example that has
+    none of these is explained by its answer alone. Where the solver's attempt ends in a wrong answer, the phrasing
+    `because` also says what the answer is not.
     """
 
     name = "oracle"
 
     def explain(self, example: Example, attempt: str | None, num_updates: int, seed: int) -> list[Explanation]:
         """See `Teacher.explain`. The order depends on the seed and `example_id` only, on every machine."""
-        phrasings = _phrase(example)
-        if wrong := _wrong_answer(example, attempt):
-            phrasings["because"] += f" it is {example.answer} and not {wrong}."
-        explanations = [Explanation(text, name) for name, text in phrasings.items()]
+        explanations = [Explanation(text, "given") for text in example.explanations]
+        if not explanations:
+            explanations = [Explanation(text, name) for name, text in _phrase_against(example, attempt).items()]
         random.Random(f"{seed}/{example.example_id}").shuffle(explanations)
         return explanations[: max(num_updates, 0)]

@@ -134,6 +134,14 @@ def _hold_out(groups: list[tuple[str, ...]], split: str, path: epath.Path) -> li
     return [group for group in groups if (group in held_out) == (split == "validation")]
 
 
+def find_folder(com2sense_dir: str | os.PathLike) -> epath.Path:
+    """The folder that has the files. Raises RequestError where there is none."""
+    folder = epath.Path(com2sense_dir)
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such folder; {_MEND}")
+    return folder
+
+
 def read(com2sense_dir: str | os.PathLike, split: str, task: str) -> list[Example]:
     """Reads one split, the two statements of a pair next to each other, or `unlabelled` in the order of its file.
 
@@ -154,9 +162,7 @@ def read(com2sense_dir: str | os.PathLike, split: str, task: str) -> list[Exampl
     """
     if split not in _FILES:
         raise RequestError(f"Com2Sense has no split {split!r}; choose one of {', '.join(_FILES)}")
-    folder, name = epath.Path(com2sense_dir), _FILES[split]
-    if not folder.is_dir():
-        raise RequestError(f"{folder}: no such folder; {_MEND}")
+    folder, name = find_folder(com2sense_dir), _FILES[split]
     path = folder / f"{name}.json"
     rows = _rows(path, labelled=split != UNLABELLED)
     partners = _partners(folder / f"pair_id_{name}.json", rows)

@@ -1,0 +1,148 @@
+"""Tasks of the user's own: those of SeqIO's registry, and folders of JSON lines."""
+
+import functools
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import seqio
+
+from cd_jax.errors import RequestError
+from cd_jax.rundir import files
+from cd_jax.tasks.source import Read
+from cd_jax.types import Example
+from cd_jax.verifier import answers
+
+SPLITS = ("train", "validation", "test")
+_FIELDS = ("prompt", "answer", "explanation")
+_LINE = '{"prompt": …, "answer": …, "explanation": …}'
+# What a task of SeqIO's may call what explains an example.
+_EXPLANATIONS = ("explanation", "update")
+
+Readers = dict[str, tuple[Read, tuple[str, ...]]]
+
+
+def in_seqio(ours: Iterable[str]) -> tuple[Readers, dict[str, list[str]]]:
+    """The tasks and mixtures that the user's modules have registered with SeqIO.
+
+    Args:
+      ours: names that are not the user's.
+
+    Returns:
+      Readers and splits by task; the tasks by mixture. Its rates count for nothing: all examples of its tasks are used.
+    """
+    known = set(ours)
+    names = sorted(set(seqio.TaskRegistry.names()) - known)
+    read: Readers = {
+        name: (functools.partial(_read_task, seqio.TaskRegistry.get(name)), tuple(seqio.TaskRegistry.get(name).splits))
+        for name in names
+    }
+    mixtures = {
+        name: [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+        for name in sorted(set(seqio.MixtureRegistry.names()) - known)
+    }
+    return read, mixtures
+
+
+@functools.lru_cache(maxsize=16)
+def _read_task(task: seqio.Task, split: str) -> Sequence[Example]:
+    """Every example of a split, as texts.
+
+    Raises:
+      RequestError: the task cannot be read, has no such split, or lacks inputs or targets.
+    """
+    if split not in task.splits:
+        raise RequestError(
+            f"{task.name} has no split {split!r}, but {', '.join(task.splits)}; give its `splits` one of this name, "
+            "such as {'validation': 'train[90%:]'}"
+        )
+    try:
+        rows = list(task.get_dataset(None, split, shuffle=False).as_numpy_iterator())
+    except Exception as error:  # The user's own code, and all that it calls.
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RequestError(f"{task.name}: SeqIO cannot read its split {split!r} ({said}); mend the task") from error
+    return [_example_of_row(task, split, number, row) for number, row in enumerate(rows)]
+
+
+def _example_of_row(task: seqio.Task, split: str, number: int, row: dict[str, Any]) -> Example:
+    for feature in ("inputs", "targets"):
+        if feature not in row:
+            raise RequestError(f"{task.name}: its examples have no {feature!r}; let its preprocessors make it")
+    [prompt], [target] = (_texts(task, row, feature) for feature in ("inputs", "targets"))
+    # As of our tasks, `explanation answer: y`; or the answer alone.
+    marked = answers.ANSWER_PATTERN.match(target)
+    said = [text for feature in _EXPLANATIONS if feature in row for text in _texts(task, row, feature)]
+    if marked and not said:
+        said = [answers.parse_update(target)]
+    return _example(task.name, split, number, prompt, answers.parse_answer(target) if marked else target, said)
+
+
+def _texts(task: seqio.Task, row: dict[str, Any], feature: str) -> list[str]:
+    """A feature as it was before it became tokens, where SeqIO has kept that; else decoded. One text, or several."""
+    value = row.get(f"{feature}_pretokenized", row[feature])
+    if isinstance(value, bytes):
+        return [value.decode("utf-8", "replace")]
+    if value.dtype == object:
+        return [text.decode("utf-8", "replace") for text in value]
+    return [task.output_features[feature].vocabulary.decode(value.tolist())]
+
+
+def _example(task: str, split: str, number: int, prompt: str, answer: str, explanations: Iterable[str]) -> Example:
+    said = (" ".join(text.split()) for text in explanations)
+    kept = tuple(dict.fromkeys(text for text in said if text))
+    return Example(f"{task}/{split}/{number}", task, prompt, "", answer, explanations=kept)
+
+
+def in_json_lines(folders: dict[str, str], ours: Iterable[str]) -> Readers:
+    """Tasks from folders with `train.jsonl`, `validation.jsonl` and `test.jsonl`, of lines `{"prompt", "answer"}` that
+    may have an `"explanation"`, a text or a list of them.
+
+    Args:
+      folders: by the name of the task.
+      ours: names that are taken.
+
+    Raises:
+      RequestError: a name is taken or is none, or a folder lacks a file.
+    """
+    taken, read = set(ours), {}
+    for name, folder in folders.items():
+        if name in taken or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise RequestError(
+                f"--task_jsonl={name}={folder}: the name is taken, or is none; take another, e.g. my_task"
+            )
+        for split in SPLITS:
+            if not _file(folder, split).is_file():
+                raise RequestError(f"{_file(folder, split)}: no such file; write one example a line into it, {_LINE}")
+        read[name] = (functools.partial(_read_lines, name, folder), SPLITS)
+    return read
+
+
+def _file(folder: str, split: str) -> pathlib.Path:
+    return pathlib.Path(folder) / f"{split}.jsonl"
+
+
+def _read_lines(task: str, folder: str, split: str) -> Sequence[Example]:
+    """Every example of a split.
+
+    Raises:
+      RequestError: there is no such split, or a line is malformed.
+    """
+    if split not in SPLITS:
+        raise RequestError(f"{task} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+    rows = files.read_json_lines(_file(folder, split), _parse, "an example", f"write it as {_LINE}")
+    return [_example(task, split, number, *row) for number, row in enumerate(rows)]
+
+
+def _parse(record: files.Json) -> tuple[str, str, list[str]]:
+    unknown = sorted(record.keys() - set(_FIELDS))
+    if unknown:
+        raise ValueError(f"has {unknown[0]!r}, which is none of {', '.join(_FIELDS)}")
+    explanation = record.get("explanation", [])
+    said = [explanation] if isinstance(explanation, str) else explanation
+    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+        raise TypeError("its explanation is neither text nor a list of texts")
+    for field in ("prompt", "answer"):
+        if not isinstance(record[field], str) or not record[field].strip():
+            raise TypeError(f"its {field} is no text")
+    return record["prompt"].strip(), record["answer"].strip(), said
