@@ -106,6 +106,10 @@ def _number(least: int) -> Callable[[str], int]:
 
 
 def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
+    if verb in ("demo", "train", "eval", "infer"):
+        parser.add_argument(
+            "--strict_lengths", action="store_true", help="refuse prompts, updates and memories that do not fit whole"
+        )
     if verb == "demo":
         parser.set_defaults(model_dir="runs/demo")
         parser.add_argument("--direction", choices=DIRECTIONS, help="the paper's low-data set-up, from which to which")
@@ -198,6 +202,8 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     statements = statements + [f"{macro} = {_folder(value)!r}" for macro, value in places if value]
     if args.task_jsonl:
         statements.append(f"JSONL = {_named_folders(args.task_jsonl)}")
+    if getattr(args, "strict_lengths", False):
+        statements.append("SelfLearningProcess.strict_lengths = True")
     if getattr(args, "seeds", None):
         statements.append(f"SEEDS = {args.seeds}")
     search_paths = [folder for given in args.gin_search_paths for folder in given.split(",") if folder]

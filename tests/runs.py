@@ -27,7 +27,7 @@ BINDINGS = {
 
 # Runs the command line with something that happens once a line of metrics is written.
 _WITH_HOOK = """
-import errno, os, pathlib, signal, sys, time
+import errno, os, pathlib, shutil, signal, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # As cd_jax does, before anything is imported.
 from cd_jax import cli, metrics
 step, what, directory = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
@@ -39,6 +39,10 @@ def hooked(self, at, scalars):
         while at > 4 and not saved.exists():
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
+    if at == step and what in ("SIGINT", "SIGTERM"):
+        os.kill(os.getpid(), getattr(signal, what))
+    if at == step and what == "gone":
+        shutil.rmtree(directory)
     if at == step and what == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory / "metrics.jsonl"))
 metrics.JsonLinesWriter.write_scalars = hooked
@@ -69,7 +73,8 @@ def command(given: list[str], environment: dict[str, str]) -> subprocess.Complet
 def command_until(
     step: int, what: str, model_dir: pathlib.Path, given: list[str], environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """The same, and at the metrics of a step a `kill` -9 (once the checkpoint before it is there) or a `full` disk."""
+    """The same, and at the metrics of a step a `kill` -9 (once the checkpoint before it is there), a `SIGINT` or
+    `SIGTERM`, a `full` disk, or the folder `gone`."""
     program = [sys.executable, "-c", _WITH_HOOK, str(step), what, str(model_dir), *given]
     return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300)
 

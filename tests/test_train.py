@@ -4,6 +4,8 @@ import json
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 import types
 
 import jax
@@ -13,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 import runs
 
-from cd_jax.checkpoints import Checkpoints, Progress
+from cd_jax.checkpoints import Checkpoints, Progress, fingerprints
 from cd_jax.solver.solver import TrainState
 from cd_jax.train import Budget, Trainer
 from cd_jax.types import Example, Update
@@ -60,6 +62,115 @@ def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environme
     last = runs.command(given, user_environment)
     assert (last.returncode, last.stderr) == (0, "")
     assert "resumes from step 12" in last.stdout
+    assert_same(folder, whole, {"used"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "bound", [{}, {"CACHE_PASSAGES": True, "CONTRASTIVE_WEIGHT": 0.5, "NUM_NEGATIVES": 2}], ids=str
+)
+def test_signals_save_and_change_nothing(bound, distilled, tmp_path, user_environment):
+    """In the middle of an epoch, where what is encoded is of parameters before; at an evaluation; at an epoch's end."""
+    folders = [tmp_path / name for name in ("stopped", "whole")]
+    bound = {"CACHE_PASSAGES": cached, "CONTRASTIVE_WEIGHT": 0.5, "NUM_NEGATIVES": 2, "Contrast.attempts": 4}
+    arguments = [runs.train_arguments(folder, distilled, **bound) for folder in folders]
+    for name, status, step in (("SIGINT", 130, 2), ("SIGTERM", 143, 8), ("SIGINT", 130, 12), ("SIGTERM", 143, 14)):
+        stopped = runs.command_until(step, name, folders[0], arguments[0], user_environment)
+        assert stopped.returncode == status, stopped.stderr
+        told = stopped.stderr.splitlines()
+        assert told[0] == f"cd_jax: {name}: ends at the next safe place; once more ends it at once"
+        assert told[1].startswith(
+            f"cd_jax: interrupted by {name}: saved at step {step} in {folders[0]}; the same command"
+        )
+        assert len(told) == 2
+        assert Checkpoints(folders[0], read_only=True).latest_step() == step
+    for given in arguments:
+        ended = runs.command(given, user_environment)
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert_same(*folders, {"used", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
+
+
+def test_a_signal_between_evaluations_saves_what_the_run_goes_on_from(trained, distilled, tmp_path, user_environment):
+    whole, _ = trained
+    folder = tmp_path / "run"
+    given = runs.train_arguments(folder, distilled)
+    stopped = runs.command_until(6, "SIGTERM", folder, given, user_environment)
+    assert stopped.returncode == 143
+    assert f"saved at step 6 in {folder}; the same command goes on from there" in stopped.stderr
+    checkpoints = Checkpoints(folder, read_only=True)
+    assert checkpoints.latest_step() == 6 and checkpoints.best()[0] == 4
+    checkpoints.close()
+    ended = runs.command(given, user_environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "resumes from step 6" in ended.stdout
+    assert_same(folder, whole, {"used"})
+
+
+@pytest.mark.slow
+def test_a_folder_that_goes_away_ends_the_run(distilled, tmp_path, user_environment):
+    folder = tmp_path / "run"
+    ended = runs.command_until(6, "gone", folder, runs.train_arguments(folder, distilled), user_environment)
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.startswith(f"cd_jax: {folder}") and ended.stderr.count("\n") == 1
+
+
+def test_two_at_once(trained, distilled, tmp_path, capfd):
+    """The second is refused, and the first has lost nothing."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = runs.snapshot(folder)
+    holds = f"import sys\nfrom cd_jax.rundir import lock\nwith lock.exclusive({str(folder)!r}, 'train'):\n"
+    holds += "  print('ready', flush=True)\n  sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "ready\n"
+        assert runs.here(runs.train_arguments(folder, distilled, TRAIN_STEPS=20)) == 2
+        assert f"{folder}: cd_jax train (process {other.pid}) writes there now" in capfd.readouterr().err
+        other.stdin.close()
+        other.wait()
+    assert runs.snapshot(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("bound", "name"),
+    [
+        ({"LEARNING_RATE": 0.02}, "warmup_cosine_decay_schedule.peak_value"),
+        ({"EVAL_PERIOD": 8}, "train.eval_period"),
+        ({"DECAY_STEPS": 50}, "warmup_cosine_decay_schedule.decay_steps"),
+        ({"ANSWER_WEIGHT": 3.0}, "SelfLearningProcess.answer_weight"),
+    ],
+)
+def test_what_would_change_the_result_is_refused(bound, name, trained, distilled, tmp_path, capfd):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    before = runs.snapshot(folder)
+    assert runs.here(runs.train_arguments(folder, distilled, TRAIN_STEPS=20, **bound)) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "not " in error
+    assert name in error or name.rpartition(".")[2] in error, error
+    assert runs.snapshot(folder) == before
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_does_not_spoil_those_beside_it(trained, distilled, tmp_path, user_environment):
+    """A flipped bit of an array; the newest is told and left out, and what comes of it is what came before."""
+    whole, _ = trained
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    checkpoints = Checkpoints(folder, read_only=True)
+    steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    best = checkpoints.best()[0]
+    checkpoints.close()
+    assert len(steps) == 2 and best == steps[0]
+    data = max((folder / "checkpoints" / str(steps[1]) / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 16
+    data.write_bytes(bytes(content))
+    ended = runs.command(runs.train_arguments(folder, distilled), user_environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "is not what was saved" in ended.stderr and "meanwhile the one before it serves" in ended.stderr
+    assert f"resumes from step {steps[0]}" in ended.stdout
     assert_same(folder, whole, {"used"})
 
 
@@ -240,3 +351,32 @@ def test_the_latest_and_the_best_checkpoint_stay_over_interruptions(tmp_path):
         checkpoints.restore_params(20, jax.eval_shape(lambda: state.params))["kernel"], [20.0] * 3
     )
     checkpoints.close()
+
+
+# Fingerprints
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8"])
+def test_a_fingerprint_sees_every_bit(dtype):
+    array = jax.random.normal(jax.random.key(0), (5, 3)).astype(dtype)
+    width = array.dtype.itemsize
+    content = np.asarray(array).tobytes()
+    seen = {fingerprints({"a": array})["a"]}
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        other = np.frombuffer(bytes(flipped), np.asarray(array).dtype).reshape(5, 3)
+        number = fingerprints({"a": jnp.asarray(other)})["a"]
+        assert number != fingerprints({"a": array})["a"]
+        seen.add(number)
+    # Few share one: a sum modulo 2^32.
+    assert len(seen) > 0.9 * 8 * width * 15
+
+
+def test_a_fingerprint_does_not_depend_on_the_mesh():
+    array = jax.random.normal(jax.random.key(0), (16, 8))
+    mesh = jax.make_mesh((4, 2), ("data", "model"))
+    for spec in (jax.sharding.PartitionSpec("data"), jax.sharding.PartitionSpec(None, "model")):
+        placed = jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
+        assert fingerprints({"a": placed}) == fingerprints({"a": array})
+    assert fingerprints({"a": array.T}) != fingerprints({"a": array})
