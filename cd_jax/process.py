@@ -100,6 +100,7 @@ class SelfLearningProcess:
         contrast: Callable[[], Contrast] = Contrast,
         cache_passages: bool = False,
         strict_lengths: bool = False,
+        ask_without_memory: bool = True,
     ):
         """Joins them.
 
@@ -118,6 +119,7 @@ class SelfLearningProcess:
             anew, and read beside the prompt; otherwise it is encoded with the prompt, for every example.
           strict_lengths: refuses a task of which something does not fit; otherwise it is said. A question or an answer
             that does not fit is refused in any case.
+          ask_without_memory: where it is told what memory gave, the prompt is decoded alone, too.
 
         Raises:
           RequestError: a batch that the mesh does not divide, or a binding of the memory's index is wrong.
@@ -138,6 +140,7 @@ class SelfLearningProcess:
             else None
         )
         self._practice: Feed | None = None
+        self._ask_without_memory = ask_without_memory
         self._counter = Counter(vocabulary, sequence_length, strict_lengths)
         if self._recollection:
             self._recollection.tell_lengths(self._counter)
@@ -367,10 +370,18 @@ class SelfLearningProcess:
             passages, cached = read["encoder_input_tokens"], read.get("cached")
         tokens = self.solver.generate(params, passages, self._lengths["targets"], method, seed, cached)
         if self._recollection and tell:
-            groups = seen["rows"].shape[1] if cached else 0
-            seen["attention"] = self.solver.attended(params, passages, tokens, cached, groups)
-        texts = [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
-        return texts, jax.device_get(seen)
+            rows = np.asarray(seen["rows"])
+            groups, own = (rows.shape[1], None) if cached else (0, self._recollection.own_tokens(feed, rows))
+            seen["attention"] = self.solver.attended(params, passages, tokens, cached, groups, own)
+            if self._ask_without_memory:
+                alone = self.solver.generate(
+                    params, batch["encoder_input_tokens"], self._lengths["targets"], method, seed
+                )
+                seen["without_memory"] = np.array(self._texts(alone), object)
+        return self._texts(tokens), jax.device_get(seen)
+
+    def _texts(self, tokens: np.ndarray) -> list[str]:
+        return [text.decode() for text in self._vocabulary.decode_tf(tokens).numpy()]
 
     def _verify(self, asked: list[Example], generations: list[str], seen: Seen) -> list[Attempt]:
         predictions = [answers.parse_answer(generation) for generation in generations]
@@ -378,7 +389,9 @@ class SelfLearningProcess:
         exact, graded = self._exact(predictions, expected), self._graded(predictions, expected)
         nothing: list[tuple[list[dict[str, Any]], float | None]] = [([], None)] * len(asked)
         told = self._recollection.told(seen) if self._recollection and "attention" in seen else nothing
+        alone: list[str | None] = [answers.parse_answer(text) for text in seen.get("without_memory", ())]
+        alone = alone or [None] * len(asked)
         return [
-            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], *told[i])
+            Attempt(example, generations[i], predictions[i], exact[i] == 1.0, graded[i], *told[i], alone[i])
             for i, example in enumerate(asked)
         ]

@@ -195,6 +195,23 @@ class Recollection:
     def _candidates(self) -> Pool:
         return Pool(self._vectors, self._tokens, self._labels)
 
+    def own_tokens(self, feed: Feed, rows: np.ndarray) -> np.ndarray:
+        """Which tokens of the passages of an evaluation are of the updates.
+
+        Args:
+          feed: of the batch.
+          rows: int32 `[batch, passages]`, what was retrieved; -1: nothing.
+
+        Returns:
+          bool `[batch, passages, length]`.
+        """
+        reader = self.reading(feed, training=False)[0]
+        start = (np.array(self._ordinals) != 0).sum(-1)[None, :, None]
+        lengths = (np.asarray(self._tokens) != 0).sum(-1)
+        read = np.where(rows < 0, 0, np.minimum(lengths[rows], reader.room))[..., None]
+        position = np.arange(reader.length)[None, None]
+        return (position >= start) & (position < start + read)
+
     def count_use(self, seen: Seen) -> None:
         """Counts what a step retrieved."""
         if "rows" in seen:
@@ -207,7 +224,7 @@ class Recollection:
         )
         told = []
         for *found, attention in zip(rows, queries, distances, shares, strict=True):
-            prompt = round(attention.pop(0), 4) if len(attention) > self.memory.num_queries else None
+            prompt = round(attention.pop(0), 4)
             of_row = zip(*found, attention, strict=True)
             told.append(([self._told(*of_query) for of_query in of_row if of_query[0] >= 0], prompt))
         return told

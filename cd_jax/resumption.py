@@ -16,7 +16,7 @@ _FREE = re.compile(
     r"|train\.(agent|source|seed|batch_size|distilled|initial_checkpoint)$"
     r"|Solver\.(mesh_data|mesh_model|devices|logical_axis_rules)$"
     r"|T5Config\.(scan_layers|remat_policy|logits_chunk)$"
-    r"|SelfLearningProcess\.(eval_batch_size|strict_lengths)$"
+    r"|SelfLearningProcess\.(eval_batch_size|strict_lengths|ask_without_memory)$"
 )
 # These lengthen a run and leave alone what was done.
 _RECORDED = re.compile(r"Budget\.")

@@ -77,6 +77,9 @@ class Update:
     reason: str = ""
 
 
+_WITH_MEMORY = ("prompt_attention", "without_memory")
+
+
 @dataclasses.dataclass(frozen=True)
 class Attempt:
     """The solver's attempt at an example, and what the verifier says of it.
@@ -88,9 +91,9 @@ class Attempt:
       correct: it equals the expected one, after normalisation.
       score: of the graded verifier, 0..1.
       retrieved: what the memory gave: `{query, update, example_id, distance, attention}` for each query; `attention` is
-        the share of the decoder's attention to the input that went to it.
-      prompt_attention: what went to the prompt where it stands beside what the memory gave; None where it stands in
-        every passage.
+        the share of the decoder's attention to the input that went to the update's own tokens.
+      prompt_attention: what went to the prompt, wherever it stands, and to ordinals; None without memory.
+      without_memory: the answer that the solver gives to the prompt alone; None where it was not asked.
     """
 
     example: Example
@@ -100,6 +103,7 @@ class Attempt:
     score: float
     retrieved: list[dict[str, Any]]
     prompt_attention: float | None = None
+    without_memory: str | None = None
 
     def record(self) -> dict[str, Any]:
         """A line of `inference/<task>-<step>.jsonl`."""
@@ -115,4 +119,4 @@ class Attempt:
             "score": round(self.score, 4) if example.answer else None,
             "retrieved": self.retrieved,
             "pair_id": example.pair_id,
-        } | ({} if self.prompt_attention is None else {"prompt_attention": self.prompt_attention})
+        } | {name: getattr(self, name) for name in _WITH_MEMORY if getattr(self, name) is not None}

@@ -257,9 +257,29 @@ class TestAttempt:
                 assert found["distance"] >= 0
                 assert 0 < found["attention"] < 1
             assert record["retrieved"][0]["update"] != record["retrieved"][1]["update"]
-            assert sum(found["attention"] for found in record["retrieved"]) == pytest.approx(1, abs=2e-4)
-            assert "prompt_attention" not in record
+            shares = [record["prompt_attention"], *(found["attention"] for found in record["retrieved"])]
+            assert sum(shares) == pytest.approx(1, abs=3e-4)
         assert len({attempt.retrieved[0]["attention"] for attempt in attempts}) > 1
+
+    def test_the_tokens_of_an_update_follow_its_ordinal(self, params, asked):
+        agent, encode = make("cd_memory", targets=8), processes.vocabulary().encode
+        agent.remember(params)
+        own = agent._recollection.own_tokens(agent.eval_feed(asked), np.array([[3, 7], [-1, 0]]))
+        start = len(encode("1:"))
+        for place, row in (((0, 0), 3), ((0, 1), 7), ((1, 1), 0)):
+            length = len(encode(memory_of(agent).entries[row].update))
+            assert np.flatnonzero(own[place]).tolist() == list(range(start, start + length))
+        assert not own[1, 0].any()
+
+    def test_the_answer_to_the_prompt_alone(self, params, asked):
+        with_memory, without = make("cd_memory", targets=8), make("cd_finetune", targets=8)
+        with_memory.remember(params)
+        told = with_memory.attempt(params, with_memory.eval_feed(asked))
+        alone = without.attempt(params, without.eval_feed(asked))
+        assert [one.without_memory for one in told] == [one.prediction for one in alone]
+        assert all(one.without_memory is None for one in alone)
+        untold = with_memory.attempt(params, with_memory.eval_feed(asked), tell=False)
+        assert all(one.without_memory is None and one.retrieved == [] for one in untold)
 
     def test_with_cached_passages(self, params, asked):
         agent = make("cd_memory", targets=8, cache_passages=True)

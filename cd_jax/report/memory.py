@@ -28,7 +28,7 @@ class Passage:
       example_id: of the example that the update explains.
       question: that example's prompt; empty where the memory of the run does not say.
       distance: to the query; empty where it was not recorded.
-      attention: the decoder's share for this passage, in percent; None where it was not recorded.
+      attention: the decoder's share for the update's own tokens, in percent; None where it was not recorded.
       attended: whether the decoder attended to it most.
     """
 
@@ -43,7 +43,8 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Browsed:
-    """One example of a browser: a record for people; `brief` is the end of the prompt, `prompt_attention` percent."""
+    """One example of a browser: a record for people; `brief` is the end of the prompt, `prompt_attention` percent;
+    `without_memory` the answer to the prompt alone, None where it was not asked for."""
 
     example_id: str
     brief: str
@@ -53,6 +54,7 @@ class Browsed:
     correct: bool | None
     passages: list[Passage]
     prompt_attention: float | None
+    without_memory: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _browsed(key: str, record: Json, questions: dict[str, str]) -> Browsed:
         record.get("correct"),
         [_passage(passage, place == attended, questions) for place, passage in enumerate(found)],
         _share(record.get("prompt_attention")),
+        record.get("without_memory") if isinstance(record.get("without_memory"), str) else None,
     )
 
 
@@ -175,6 +178,7 @@ def _facts(recalling: list[Json], decoded: int, distinct: int, held: int) -> lis
         ("Answers with retrievals", f"{len(recalling)} of {decoded}, accuracy {_accuracy(recalling)}"),
         ("Memories retrieved", f"{distinct} different in {total} retrievals" + (f", of {held} held" if held else "")),
     ]
+    facts += _without_memory(recalling)
     chosen = [(place, record) for record in recalling if (place := _attended(examples.retrieved(record))) is not None]
     if not chosen:
         return [*facts, ("Attended to most", "not recorded")]
@@ -184,6 +188,15 @@ def _facts(recalling: list[Json], decoded: int, distinct: int, held: int) -> lis
     facts.append(("Attended to most", f"{most} of {len(chosen)} answers"))
     prompts = [share for _, record in chosen if (share := _share(record.get("prompt_attention"))) is not None]
     return [*facts, ("Attention to the prompt", f"{statistics.fmean(prompts):.0f} % on average")] if prompts else facts
+
+
+def _without_memory(recalling: list[Json]) -> list[tuple[str, str]]:
+    """How often the answer is another one than to the prompt alone."""
+    asked = [record for record in recalling if isinstance(record.get("without_memory"), str)]
+    if not asked:
+        return []
+    other = sum(record["without_memory"] != record.get("prediction") for record in asked)
+    return [("Other answers without memory", f"{_percent(other, len(asked))} of {len(asked)}")]
 
 
 def _query_table(recalling: list[Json]) -> table.Table:

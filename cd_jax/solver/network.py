@@ -205,6 +205,7 @@ class T5(nn.Module):
         weights: jax.Array,
         cached: Cached | None = None,
         groups: int = 0,
+        own: jax.Array | None = None,
     ) -> jax.Array:
         """How the decoder's cross-attention is shared out, as a mean over its layers and heads.
 
@@ -214,15 +215,20 @@ class T5(nn.Module):
           weights: of the target positions, float32 `[batch, targets]`; those of a row sum to 1.
           cached: states that are read beside the passages.
           groups: of equal length, that the cached positions are divided into.
+          own: bool `[batch, passages, length]`, the tokens of a passage that no other has; None: all.
 
         Returns:
-          float32 `[batch, passages + groups]`; a row sums to 1.
+          float32 `[batch, passages + groups]`; with `own` one more, the first: what went to all other tokens. A row
+          sums to 1.
         """
         inputs = self._decoder_inputs(encoder_input_tokens, decoder_input_tokens, cached)
         shares = self.decoder.attended(weights, *inputs)
         batch, passages, length = encoder_input_tokens.shape
         of_passages, of_cached = jnp.split(shares, [passages * length], 1)
-        segments = [of_passages.reshape(batch, passages, length).sum(-1)]
+        each = of_passages.reshape(batch, passages, length)
+        segments = [each.sum(-1)]
+        if own is not None:
+            segments = [jnp.where(own, 0.0, each).sum((1, 2))[:, None], jnp.where(own, each, 0.0).sum(-1)]
         if groups:
             segments.append(of_cached.reshape(batch, groups, -1).sum(-1))
         return jnp.concatenate(segments, 1)

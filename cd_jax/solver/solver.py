@@ -330,9 +330,9 @@ class Solver:
         nats = np.asarray(self._on_mesh(self._score, params, given["tokens"], given["targets"]))
         return np.where(targets == network.PAD_ID, np.float32(0), -nats[:, : targets.shape[1]])
 
-    def _shares(self, params: Any, tokens: jax.Array, generated: jax.Array, weights, cached, groups: int) -> Any:
+    def _shares(self, params: Any, tokens: jax.Array, generated: jax.Array, weights, cached, own, groups: int) -> Any:
         before = jnp.pad(generated, ((0, 0), (1, 0)))[:, :-1]
-        return self._bind(params).apply(tokens, before, weights, cached, groups, method="attended")
+        return self._bind(params).apply(tokens, before, weights, cached, groups, own, method="attended")
 
     def attended(
         self,
@@ -341,6 +341,7 @@ class Solver:
         generated: np.ndarray,
         cached: Cached | None = None,
         groups: int = 0,
+        own: np.ndarray | None = None,
     ) -> np.ndarray:
         """How the decoder's cross-attention is shared out while it writes, as a mean over layers, heads and tokens.
 
@@ -350,14 +351,17 @@ class Solver:
           generated: `[batch, targets]`; what comes after an end of sequence does not count.
           cached: states that are read beside the passages.
           groups: of equal length, that the cached positions are divided into.
+          own: bool `[batch, passages, length]`, the tokens of a passage that no other has; None: all.
 
         Returns:
-          float32 `[batch, passages + groups]`; a row sums to 1.
+          float32 `[batch, passages + groups]`; with `own` one more, the first: what went to all other tokens. A row
+          sums to 1.
         """
         ended = np.cumsum(generated == decoding.EOS_ID, 1) - (generated == decoding.EOS_ID) > 0
         weights = ~ended / (~ended).sum(1, keepdims=True, dtype=np.float32)
-        given = self._place(tokens, generated=_bucket(generated), weights=_bucket(weights), cached=cached)
-        order = ("tokens", "generated", "weights", "cached")
+        own = own if own is None else _bucket(own)
+        given = self._place(tokens, generated=_bucket(generated), weights=_bucket(weights), cached=cached, own=own)
+        order = ("tokens", "generated", "weights", "cached", "own")
         return np.asarray(self._on_mesh(self._attended, params, *(given[name] for name in order), groups=groups))
 
     def _in_chunks(self, params: Any, tokens: jax.Array, batch_size: int, method: str) -> jax.Array:
