@@ -1,7 +1,6 @@
 """What does not fit: counted once for each task and said, or refused. Never the question, never the answer."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -161,5 +160,5 @@ class Counter:
         if self._strict:
             raise RequestError(f"{text} (--strict_lengths)")
         if what not in self._told:
-            print(f"[lengths] {text}", file=sys.stderr, flush=True)
+            print(f"[lengths] {text}", flush=True)
         self._told.add(what)
