@@ -11,7 +11,7 @@ from cd_jax.tasks.feature_converter import PassagesFeatureConverter
 ORDINALS = ([11], [12, 13], [14])
 # Widths of the arrays: shapes that differ would each be compiled.
 PROMPT, UPDATE, ORDINAL = 14, 9, 2
-join = jax.jit(passages.join, static_argnames="length")
+join = jax.jit(passages.join, static_argnames=("length", "room"))
 
 
 class Ordinals:
@@ -64,3 +64,17 @@ def test_without_ordinals_and_updates_the_end_of_the_prompt_is_left():
 def test_a_head_that_is_too_long_is_cut():
     joined = join(padded([[2, 3]], 2), padded([[4, 5, 6]], 3)[None], padded([[7, 8, 9]], 3), length=4)
     np.testing.assert_array_equal(joined, [[[7, 8, 9, 4]]])
+
+
+def test_a_question_beside_an_update_is_whole():
+    """At a short length it is the update that is cut, then the start of the prompt, and never its end."""
+    prompt, update = list(range(20, 34)), list(range(40, 49))
+    for length in range(7, 24):
+        # A question of 5 tokens beside an ordinal of 2.
+        room = max(min(length // 2, length - 2 - 5), 0)
+        joined = join(padded([prompt], 14), padded([update], 9)[None], padded([[12, 13]], 2), length=length, room=room)
+        row = [token for token in np.asarray(joined)[0, 0].tolist() if token]
+        assert row[-5:] == prompt[-5:] and row[:2] == [12, 13]
+        read = update[:room]
+        assert row[2 : 2 + len(read)] == read
+        assert len(row) == min(length, 2 + len(read) + 14)

@@ -74,7 +74,7 @@ FREE = [6, 8]
 def feed_of(recollection, source, updates, length=24):
     """What the tables need of a `Feed`."""
     split = recollection.split(source, updates)
-    return types.SimpleNamespace(split=split, updates=updates, lengths={"inputs": length})
+    return types.SimpleNamespace(split=split, updates=updates, lengths={"inputs": length}, question=3)
 
 
 def memories_of(recollection, source, updates):

@@ -88,7 +88,7 @@ def contrast_of(score="embedding", sampler="bayesian", weight=0.3, **settings):
 
 
 def reader_of(memory, contrast=None, queries="random"):
-    return Reader(memory.picked, memory.look_up, memory.count, ORDINALS, LENGTH, queries, contrast)
+    return Reader(memory.picked, memory.look_up, memory.count, ORDINALS, LENGTH, LENGTH // 2, queries, contrast)
 
 
 def memories_of(solver, memory, states=None, seed=0):
