@@ -128,7 +128,7 @@ def _add_own_flags(verb: str, parser: argparse.ArgumentParser) -> None:
     if verb == "infer":
         parser.add_argument("--prompt", default="", help="a context and question, instead of a task")
     if verb == "aot":
-        parser.add_argument("--topology", default="v5e:4x4", help="a slice of a pod, such as v5e:8x8 or v4:4x4x4")
+        parser.add_argument("--topology", default="v5e:4x4", help="a slice of a pod, such as v5e:8x8 or tpu7x:4x4x4")
         parser.add_argument("--mesh", help="devices along the axes, DATAxMODEL; all along data where it is not given")
         parser.add_argument("--sweep", action="store_true", help="try meshes, batches, remat and rules; the best first")
         parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")

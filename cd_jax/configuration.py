@@ -24,7 +24,7 @@ _GONE = ["fill_memory"]
 # What a folder has into which a program of ours has written.
 _MARKS = ("checkpoints", "updates.jsonl", "results.json")
 # gin's note of where an error is, which it appends to the error.
-_PLACE = re.compile(r'\n\s*In (?:file "(?P<file>.*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
+_PLACE = re.compile(r'\n\s*In (?:file "(?P<file>[^"]*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
 
 
 def configure(

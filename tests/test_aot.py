@@ -6,6 +6,8 @@ The parts that need the TPU's compiler skip where libtpu is not installed.
 import dataclasses
 import importlib.util
 import json
+import math
+import subprocess
 import sys
 
 import jax
@@ -17,7 +19,7 @@ import runs
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.aot import roofline, sharding
-from cd_jax.aot.chips import CHIPS, GIB, topology
+from cd_jax.aot.chips import CHIPS, GIB, Topology, topology
 from cd_jax.aot.devices import devices
 from cd_jax.aot.hlo_costs import Collective, Costs, Kernel, costs
 from cd_jax.aot.hlo_text import Array, parse
@@ -362,6 +364,58 @@ def test_peaks_of_a_slice():
 # Requests
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("v5e:16x32", "16x16 and 8x16"),
+        ("v5e:3x3", "2x4 and 4x4"),
+        ("v5e:8x4", "4x8"),
+        ("v6e:32x32", "16x16"),
+        ("v4:8x4x4", "4x4x8"),
+        ("v4:2x2x3", "2x2x4"),
+        ("v4:16x16x20", "16x16x16"),
+        ("v5p:16x16x28", "16x16x24"),
+        ("tpu7x:5x4x4", "4x4x4"),
+        ("v3:1x1", "2x2"),
+    ],
+)
+def test_a_slice_that_there_is_not_is_refused_with_the_nearest(name, nearest):
+    with pytest.raises(RequestError, match=rf"^--topology={name}: .*the nearest are .*{nearest}"):
+        topology(name)
+
+
+# Those of the documentation's tables.
+PUBLISHED = {
+    "v3": "2x2 4x4 32x32",
+    "v4": "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 4x4x16 8x8x8 8x8x12 12x12x24",
+    "v5e": "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16",
+    "v5p": "2x2x1 2x2x2 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16 16x16x16 16x16x24",
+    "v6e": "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16",
+    "tpu7x": "2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 8x16x16 16x16x16",
+}
+
+
+@pytest.mark.parametrize("chip", PUBLISHED)
+def test_published_slices(chip):
+    for shape in PUBLISHED[chip].split():
+        assert topology(f"{chip}:{shape}").num_chips == math.prod(map(int, shape.split("x")))
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", [f"{name}:{'x'.join(map(str, chip.slices[2]))}" for name, chip in CHIPS.items()])
+def test_the_compiler_knows_every_chip(name):
+    assert len(devices(topology(name))) == topology(name).num_devices
+
+
+@needs_libtpu
+def test_nothing_is_said_of_a_cache_of_compilations(tmp_path, user_environment):
+    given = [sys.executable, "-m", "cd_jax", "aot", "--topology=v5e:2x2", *TINY]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(given, env=user_environment | cache, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+
+
 @pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:4x4x4", "v4:8x8", "v5e:0x4", "rubbish"])
 def test_a_slice_that_is_not_known(name):
     with pytest.raises(RequestError, match=f"--topology={name}"):
@@ -376,8 +430,8 @@ def test_libtpu_is_lacking(monkeypatch):
 
 @needs_libtpu
 def test_a_slice_that_the_compiler_does_not_know():
-    with pytest.raises(RequestError, match="--topology=v5e:3x3"):
-        devices(topology("v5e:3x3"))
+    with pytest.raises(RequestError, match="--topology=v5e:3x3: libtpu knows no such slice"):
+        devices(Topology("v5e:3x3", CHIPS["v5e"], (3, 3)))
 
 
 def test_every_file_of_rules_is_found_and_goes_with_its_meshes():

@@ -176,6 +176,14 @@ def test_what_is_wrong_is_named_with_its_line(text, words, tmp_path):
         assert word in error
 
 
+def test_of_files_that_include_one_another_the_inner_one_is_named(tmp_path):
+    (tmp_path / "outer.gin").write_text(f"\ninclude '{tmp_path}/inner.gin'\n")
+    (tmp_path / "inner.gin").write_text("\n\ntrain.sed = 3\n")
+    error = refused(tmp_path / "outer.gin")
+    assert error.startswith(f"{tmp_path}/inner.gin:3: ")
+    assert "outer.gin" not in error
+
+
 def test_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "mine.gin").write_text("\ufeffSEED = 7\n")
     configure(tmp_path / "mine.gin")

@@ -100,6 +100,7 @@ def small(**more) -> list[str]:
     return [f"--gin.{name}={value}" for name, value in given.items()]
 
 
+@pytest.mark.slow
 def test_a_source_of_json_lines_a_target_of_seqio_and_a_verifier(modules, user_environment):
     write_jsonl(modules / "figs")
     mine = ["--task_jsonl=figs=figs", "--gin.SOURCE='figs'", "--model_dir=run"]

@@ -30,8 +30,11 @@ def devices(topology: Topology) -> list:
       RequestError: libtpu is lacking, or knows no such slice.
     """
     prepare_environment()
+    import jax
     from jax.experimental import topologies
 
+    # What is compiled for a slice can be written to a cache of compilations, and not be read from there.
+    jax.config.update("jax_enable_compilation_cache", False)
     options = dict(topology.chip.options)
     if topology.num_chips < 4:
         # One host has four chips or more unless one says otherwise.
