@@ -13,6 +13,7 @@ import numpy as np
 from cd_jax import metrics, resumption, run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError, RunError
+from cd_jax.interop import sources
 from cd_jax.memory.episodic import EpisodicMemory, choose_entries
 from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.progress import ProgressLine, clock
@@ -74,8 +75,8 @@ def train(
       batch_size: examples a step, over all hosts.
       budget: when it ends.
       distilled: folder with the `updates.jsonl` and `vocabulary.model` of `cd_jax distill`; None looks in `model_dir`.
-      initial_checkpoint: a run or an imported model whose best parameters this run starts from (T5X's
-        INITIAL_CHECKPOINT_PATH); None starts from random ones.
+      initial_checkpoint: a run, an imported model, a folder of Hugging Face's or a checkpoint of T5X's, whose (best)
+        parameters this run starts from (T5X's INITIAL_CHECKPOINT_PATH); None starts from random ones.
       eval_period: steps between evaluations on the validation split; each is also saved.
       eval_per_task: validation examples of each task; None takes all.
       log_period: steps between lines of progress and metrics; divides `eval_period`.
@@ -144,7 +145,7 @@ class Trainer:
         self._checkpoints.check_identity(self._identity)
         self._initial = None
         if initial_checkpoint and self._checkpoints.latest_step() is None:
-            self._initial = self._read_initial(pathlib.Path(initial_checkpoint))
+            self._initial = self._read_initial(initial_checkpoint)
 
     def _remembered(self, mesh: jax.sharding.Mesh, updates: dict[str, list[Update]]) -> EpisodicMemory:
         memory = EpisodicMemory(mesh=mesh)
@@ -152,26 +153,20 @@ class Trainer:
         memory.introduce(self._source.examples)
         return memory
 
-    def _read_initial(self, folder: pathlib.Path):
+    def _read_initial(self, folder: str):
         """The parameters to start from, on the mesh.
 
         Raises:
           RequestError: there are none, or they are of another network or another vocabulary.
         """
-        checkpoints = Checkpoints(folder, read_only=True)
-        step, progress = checkpoints.best()
-        theirs = folder / "vocabulary.model"
-        if not theirs.is_file() or theirs.read_bytes() != self._vocabulary_path.read_bytes():
+        found, solver = sources.recognise(folder), self._process.solver
+        if found.vocabulary() != self._vocabulary_path.read_bytes():
             raise RequestError(
                 f"{self._vocabulary_path}: is not the vocabulary of {folder}; "
-                f"distill into another --model_dir with --gin.distill.vocabulary=\"'{theirs}'\""
+                f"distill into another --model_dir with --gin.distill.vocabulary=\"'{folder}'\""
             )
-        solver = self._process.solver
-        asked = progress.identity | {"network": solver.config.shape()}
-        checkpoints.check_identity(asked, f"give --gin_file={folder / 'config.gin'}")
-        params = checkpoints.restore_params(step, solver.abstract_state().params)
-        checkpoints.close()
-        return params
+        found.check_network(solver.config.shape(), folder)
+        return found.read(solver.abstract_state().params)
 
     # Set-up: fresh or where the last checkpoint left off
 

@@ -1,15 +1,15 @@
 """Folders that Hugging Face's transformers loads, in both directions; neither transformers nor PyTorch is needed.
 
 T5 1.0 (`relu`, output projection tied to the embedding, states scaled), T5 1.1, LM-adapted and Flan (`gated-gelu`, a
-projection of its own). In `config.json`, `tie_word_embeddings` came to mean that the states are scaled
+projection of its own), UL2 (`gated-silu`). In `config.json`, `tie_word_embeddings` came to mean that the states are scaled
 (`scale_decoder_outputs` since transformers 5); whether the projection is the embedding shows in the tensors. Shared
 tensors may stand there once, or under every name.
 """
 
 import itertools
-import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +21,13 @@ from safetensors.numpy import save_file
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.interop import names, tokenizers
+from cd_jax.rundir import files
 from cd_jax.solver.config import T5Config
 
-CONFIG, WEIGHTS, INDEX, VOCABULARY = "config.json", "model.safetensors", "model.safetensors.index.json", "spiece.model"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_MEND = "copy it again, whole"
+# Of the files that the index names: none elsewhere.
+_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 # T5Config's name, Hugging Face's name, its default there.
 _FIELDS = (
     ("vocab_size", "vocab_size", 32128),
@@ -37,7 +41,15 @@ _FIELDS = (
     ("relative_attention_num_buckets", "relative_attention_num_buckets", 32),
     ("relative_attention_max_distance", "relative_attention_max_distance", 128),
 )
-_ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
+# Of sizes, which no published model comes near: what is larger is damaged, and would be tried.
+_MOST = {"vocab_size": 2**24, "num_layers": 1024, "num_decoder_layers": 1024}
+_MOST_ELSE = 2**20
+# Their name, T5X's, and the name of the first of them in a configuration's `dense_act_fn`.
+_ACTIVATIONS = {
+    "relu": (("relu",), "relu"),
+    "gated-gelu": (("gelu", "linear"), "gelu_new"),
+    "gated-silu": (("silu", "linear"), "silu"),
+}
 # What the solver has no other of, with the value that is meant where it is not given.
 _FIXED = {
     "layer_norm_epsilon": (1e-6, 1e-6),
@@ -112,7 +124,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
       RequestError: it is missing or malformed, or describes a network that the solver cannot be.
     """
     file = pathlib.Path(path) / CONFIG
-    given = _read_json(file)
+    given = files.read_json(file, _MEND)
     if given.get("model_type") not in ("t5", "mt5"):
         raise RequestError(f"{file}: model_type={given.get('model_type')!r}; only 't5' and 'mt5' can be imported")
     for name, (wanted, default) in _FIXED.items():
@@ -121,41 +133,55 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     fields: dict[str, Any] = {
         ours: default if given.get(theirs) is None else given[theirs] for ours, theirs, default in _FIELDS
     }
-    fields["num_decoder_layers"] = fields["num_decoder_layers"] or fields["num_encoder_layers"]
+    if fields["num_decoder_layers"] is None:
+        fields["num_decoder_layers"] = fields["num_encoder_layers"]
+    _check_ranges(file, fields)
+    return fields | {"mlp_activations": _activations(file, given), "logits_via_embedding": _is_scaled(file, given)}
+
+
+def _check_ranges(file: pathlib.Path, fields: Mapping[str, Any]) -> None:
     for ours, theirs, _ in _FIELDS:
-        if ours != "dropout_rate" and (type(fields[ours]) is not int or fields[ours] < 1):
-            raise RequestError(f"{file}: {theirs}={fields[ours]!r} is not a whole number above 0")
-    return fields | {"mlp_activations": _activations(file, given), "logits_via_embedding": _is_scaled(given)}
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RequestError(f"{file}: no such file; a folder of Hugging Face's has it") from error
-    except ValueError as error:
-        raise RequestError(f"{file}: is not JSON ({error}); copy it again, whole") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"{file}: is not a JSON object; copy it again, whole")
-    return content
+        value, most = fields[ours], _MOST.get(theirs, _MOST_ELSE)
+        if ours == "dropout_rate":
+            if type(value) not in (int, float) or not 0 <= value < 1:
+                raise RequestError(f"{file}: {theirs}={value!r} is not in 0..1, 1 left out; {_MEND}")
+        elif type(value) is not int or not 1 <= value <= most:
+            raise RequestError(f"{file}: {theirs}={str(value)[:40]!r} is not a whole number in 1..{most}; {_MEND}")
+    buckets, distance = fields["relative_attention_num_buckets"], fields["relative_attention_max_distance"]
+    if buckets < 4 or distance <= buckets // 2:
+        raise RequestError(
+            f"{file}: relative_attention_num_buckets={buckets} do not reach to relative_attention_max_distance="
+            f"{distance}; {_MEND}"
+        )
 
 
 def _activations(file: pathlib.Path, given: Mapping[str, Any]) -> tuple[str, ...]:
     kind = given.get("feed_forward_proj", "relu")
-    if kind not in _ACTIVATIONS or given.get("dense_act_fn", "relu") not in ("relu", "gelu_new"):
-        kind = f"feed_forward_proj={kind!r}, dense_act_fn={given.get('dense_act_fn')!r}"
-        raise RequestError(f"{file}: {kind}; only 'relu' and 'gated-gelu' (with 'gelu_new') can be imported")
-    return _ACTIVATIONS[kind]
+    if not isinstance(kind, str) or kind not in _ACTIVATIONS:
+        raise RequestError(f"{file}: feed_forward_proj={kind!r}; only {', '.join(_ACTIVATIONS)} can be imported")
+    activations, first = _ACTIVATIONS[kind]
+    # transformers derives these two, and takes them from the file where they are there.
+    for name, implied in (("dense_act_fn", first), ("is_gated_act", len(activations) > 1)):
+        if given.get(name, implied) != implied:
+            raise RequestError(
+                f"{file}: {name}={given[name]!r} contradicts feed_forward_proj={kind!r}, which means {implied!r}; "
+                "set right which of them is wrong"
+            )
+    return activations
 
 
-def _is_scaled(given: Mapping[str, Any]) -> bool:
+def _is_scaled(file: pathlib.Path, given: Mapping[str, Any]) -> bool:
     """Whether the decoder's states are scaled before the output projection, which in T5 is the embedding then."""
-    return given.get("scale_decoder_outputs", given.get("tie_word_embeddings") is not False)
+    for name in ("scale_decoder_outputs", "tie_word_embeddings"):
+        if not isinstance(given.get(name, True), bool | None):
+            raise RequestError(f"{file}: {name}={given[name]!r} is neither true nor false; {_MEND}")
+    scaled = given.get("scale_decoder_outputs")
+    return scaled if scaled is not None else given.get("tie_word_embeddings") is not False
 
 
 def _config_json(config: T5Config) -> dict[str, Any]:
     fields = {theirs: getattr(config, ours) for ours, theirs, _ in _FIELDS}
-    kinds = {activations: kind for kind, activations in _ACTIVATIONS.items()}
+    kinds = {activations: kind for kind, (activations, _) in _ACTIVATIONS.items()}
     if config.mlp_activations not in kinds:
         allowed = " or ".join(map(repr, kinds))
         raise RequestError(f"T5Config.mlp_activations={config.mlp_activations!r}: Hugging Face's T5 has {allowed}")
@@ -178,18 +204,19 @@ def _config_json(config: T5Config) -> dict[str, Any]:
 class _Stored:
     """A tensor on the disk under T5X's axes, for `names.stack`; its slices alone are read."""
 
-    def __init__(self, file: Any, name: str, transposed: bool = False):
-        self._file, self._name, self._transposed = file, name, transposed
+    def __init__(self, path: pathlib.Path, file: Any, name: str, transposed: bool = False):
+        self._path, self._file, self._name, self._transposed = path, file, name, transposed
         shape = tuple(file.get_slice(name).get_shape())
         self.shape = shape[::-1] if transposed else shape
         self.dtype: str = file.get_slice(name).get_dtype()
 
     def transposed(self) -> "_Stored":
         """Axes the other way round."""
-        return _Stored(self._file, self._name, transposed=True)
+        return _Stored(self._path, self._file, self._name, transposed=True)
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         read = self._file.get_slice(self._name)[index[::-1] if self._transposed else index]
+        names.check_finite(read, self._name, self._path)
         return read.T if self._transposed else read
 
 
@@ -205,10 +232,10 @@ def read(path: str | os.PathLike, abstract_params: Any) -> Any:
     """
     expected = names.shapes(abstract_params)
     stored = _tensors(pathlib.Path(path))
-    _resolve_embedding(path, stored, tied="decoder/logits_dense/kernel" not in expected)
     for name, tensor in stored.items():
         if tensor.dtype not in ("F32", "BF16", "F16"):
             raise RequestError(f"{path}: the tensor {name} is {tensor.dtype}; save it as F32, BF16 or F16")
+    _resolve_embedding(path, stored, tied="decoder/logits_dense/kernel" not in expected)
     theirs = {_their_name(name): shape[::-1] if _is_transposed(name) else shape for name, shape in expected.items()}
     names.check({name: tensor.shape for name, tensor in stored.items()}, theirs, path)
     ours = {name: stored[_their_name(name)] for name in expected}
@@ -220,15 +247,15 @@ def _tensors(folder: pathlib.Path) -> dict[str, _Stored]:
     """All tensors of the folder by Hugging Face's names, opened but not read."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         file = _open(folder / WEIGHTS)
-        return {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118  It is no dictionary.
-    files = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(files, dict):
-        raise RequestError(f"{folder / INDEX}: lacks weight_map, which says where the tensors are; copy it again")
-    opened = {name: _open(folder / name) for name in sorted(set(files.values()))}
-    for name, file in files.items():
+        return {name: _Stored(folder / WEIGHTS, file, name) for name in file.keys()}  # noqa: SIM118  It is no dictionary.
+    of = files.read_json(folder / INDEX, _MEND).get("weight_map")
+    if not isinstance(of, dict) or not all(isinstance(file, str) and _NAME.fullmatch(file) for file in of.values()):
+        raise RequestError(f"{folder / INDEX}: lacks weight_map, which says where the tensors are; {_MEND}")
+    opened = {file: _open(folder / file) for file in sorted(set(of.values()))}
+    for name, file in of.items():
         if name not in opened[file].keys():  # noqa: SIM118
             raise RequestError(f"{folder / file}: lacks the tensor {name}, which {INDEX} says is there; copy it again")
-    return {name: _Stored(opened[file], name) for name, file in files.items()}
+    return {name: _Stored(folder / file, opened[file], name) for name, file in of.items()}
 
 
 def _open(file: pathlib.Path) -> Any:
@@ -238,8 +265,8 @@ def _open(file: pathlib.Path) -> Any:
         others = sorted(path.name for path in file.parent.glob("pytorch_model*.bin"))
         mend = f"save it from transformers as safetensors, not as {others[0]}" if others else "copy it, too"
         raise RequestError(f"{file}: no such file; {mend}") from error
-    except safetensors.SafetensorError as error:
-        raise RequestError(f"{file}: is damaged or cut off ({error}); copy it again, whole") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise RequestError(f"{file}: is damaged or cut off ({error}); {_MEND}") from error
 
 
 def _resolve_embedding(path: Any, stored: dict[str, _Stored], tied: bool) -> None:
@@ -266,9 +293,11 @@ def _resolve_embedding(path: Any, stored: dict[str, _Stored], tied: bool) -> Non
 
 
 def _are_equal(one: _Stored, other: _Stored, rows: int = 4096) -> bool:
+    if one.shape != other.shape or not one.shape:
+        return one.shape == other.shape
     ends = range(0, one.shape[0] + rows, rows)
     parts = [(slice(start, min(end, one.shape[0])),) for start, end in itertools.pairwise(ends)]
-    return one.shape == other.shape and all(np.array_equal(one[part], other[part]) for part in parts)
+    return all(np.array_equal(one[part], other[part]) for part in parts)
 
 
 # Export
@@ -294,8 +323,8 @@ def write(directory: str | os.PathLike, params: Any, config: T5Config, vocabular
     folder.mkdir(parents=True, exist_ok=True)
     generation = {name: described[name] for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
     for name, content in ((CONFIG, described), ("generation_config.json", generation | {"max_new_tokens": length})):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tokenizers.write(folder, vocabulary, config.vocab_size)
+        files.write_json(folder / name, content)
+    tokenizers.write(folder, vocabulary)
     _write_weights(folder, params)
 
 
@@ -315,7 +344,7 @@ def _write_weights(folder: pathlib.Path, params: Any) -> None:
         shutil.copymode(folder / CONFIG, folder / file)
     if len(set(of.values())) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": of}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        files.write_json(folder / INDEX, index)
 
 
 def _divided(sizes: Mapping[str, int]) -> dict[str, int]:

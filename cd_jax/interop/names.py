@@ -9,6 +9,7 @@ Formats of other programs are read and written tensor by tensor under the flat n
     for name, array in names.unstack(params): …
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from cd_jax import machine
 from cd_jax.errors import RequestError
 
 _STACKED = "/layers/"
@@ -94,6 +96,12 @@ def check(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int
         )
 
 
+def check_finite(array: np.ndarray, name: str, where: object) -> None:
+    """Raises RequestError, which names the tensor, where it holds infinity or no numbers; of any floating type."""
+    if not np.isfinite(array).all():
+        raise RequestError(f"{where}: the tensor {name} holds NaN or infinity; copy it again, or save a model that works")
+
+
 def stack(tensors: Mapping[str, Tensor], abstract: Any, where: object) -> Any:
     """The parameter tree; every device's slice is read by itself, so that no host holds the whole.
 
@@ -103,9 +111,12 @@ def stack(tensors: Mapping[str, Tensor], abstract: Any, where: object) -> Any:
       where: file or folder, for the message.
 
     Raises:
-      RequestError: of `check`.
+      RequestError: of `check`, or the machine cannot hold the parameters.
     """
     check({name: tuple(tensor.shape) for name, tensor in tensors.items()}, shapes(abstract), where)
+    if jax.default_backend() == "cpu":
+        size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        machine.check_room(size, f"{where}: its parameters need {{}}; take a smaller model")
     leaves = {name: _stacked(name, leaf, tensors) for name, leaf in _flat(abstract).items()}
     return traverse_util.unflatten_dict(leaves, sep="/")
 

@@ -5,8 +5,6 @@ tasks with the embedded vocabulary; `register`, which gin calls for T5X's macro 
 """
 
 import itertools
-import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +17,7 @@ from t5x.examples.t5 import network
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.rundir import files
 from cd_jax.tasks import feature_converter
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.source import ExampleMixture, ExampleTask
@@ -205,14 +204,18 @@ def _draw(own: tf.RaggedTensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _read_retrieved(path: str) -> list[tuple[str, list[str]]]:
-    try:
-        rows = [json.loads(line) for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()]
-        found = [(row["example_id"], [passage["update"] for passage in row["retrieved"]]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: not a file of `cd_jax infer` ({error}); bind register.retrieved to one") from error
+    mend = "bind register.retrieved to a file of `cd_jax infer`"
+    found = files.read_json_lines(path, _retrieved, "a line of such a file", mend)
     if not any(passages for _, passages in found):
         raise RequestError(f"{path}: nothing was retrieved; bind register.retrieved to inferences of cd_memory")
     return found
+
+
+def _retrieved(row: files.Json) -> tuple[str, list[str]]:
+    texts = [passage["update"] for passage in row["retrieved"]]
+    if not all(isinstance(text, str) for text in (row["example_id"], *texts)):
+        raise TypeError("an id or an update is no text")
+    return row["example_id"], texts
 
 
 register()

@@ -10,7 +10,6 @@ say nothing of the network but its shapes.
 """
 
 import functools
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +24,7 @@ from flax import serialization, traverse_util
 from cd_jax.errors import RequestError
 from cd_jax.interop import names
 from cd_jax.interop.t5x_checkpoints_write import write
+from cd_jax.rundir import files
 
 __all__ = ["is_checkpoint", "read", "read_config", "step", "write"]
 
@@ -52,7 +52,10 @@ def step(path: str | os.PathLike) -> int:
     Raises:
       RequestError: there is no checkpoint, or it cannot be read.
     """
-    return int(_tensors(path, "state/step")["state/step"][()])
+    found = np.asarray(_tensors(path, "state/step")["state/step"][()])
+    if found.shape or found.dtype.kind not in "iu" or found < 0:
+        raise RequestError(f"{path}: its state/step is {str(found)[:40]}, no number of updates; copy it again, whole")
+    return int(found)
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
@@ -81,6 +84,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
             f"{path}: is no checkpoint of T5X's t5x.examples.t5.network ({error}); a network of another kind, or one "
             "whose layers were scanned, cannot be imported"
         ) from error
+    if not all((vocab_size, emb_dim, num_heads, buckets, joined_kv, mlp_dim)):
+        raise RequestError(f"{path}: has a tensor without elements; copy the checkpoint again, whole")
     if joined_kv % num_heads:
         raise RequestError(f"{path}: {num_heads} heads (encoder/relpos_bias) do not divide {kernel} {shapes[kernel]}")
     return {
@@ -122,6 +127,8 @@ def _parameters(path: str | os.PathLike) -> dict[str, names.Tensor]:
     for name, tensor in tensors.items():
         if not jnp.issubdtype(tensor.dtype, jnp.floating):
             raise RequestError(f"{path}: the tensor {name} is {tensor.dtype}; save it again, as float32 or bfloat16")
+        if isinstance(tensor, np.ndarray):
+            names.check_finite(tensor, name, path)
     return {name.removeprefix("target/"): tensor for name, tensor in tensors.items()}
 
 
@@ -139,7 +146,7 @@ def _find(path: str | os.PathLike) -> epath.Path | None:
     newest = steps[max(steps)] if steps else folder
     files = [newest / "checkpoint", newest / "state" / "checkpoint", newest / "state" / "_METADATA"]
     # Our own checkpoints have state/_METADATA too; only T5X calls the parameters `target`.
-    return next((f for f in files if f.is_file() and (f.name == "checkpoint" or "'target'" in f.read_text())), None)
+    return next((f for f in files if f.is_file() and (f.name == "checkpoint" or b"'target'" in f.read_bytes())), None)
 
 
 def _kvstore(folder: epath.Path, name: str) -> dict[str, Any]:
@@ -160,10 +167,10 @@ def _entries(file: epath.Path) -> dict[str, Any]:
             return _orbax_entries(file)
         tree = serialization.msgpack_restore(file.read_bytes())
         flat = traverse_util.flatten_dict(tree.get("optimizer", tree), is_leaf=_is_spec, sep="/")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return {name: _legacy_entry(file.parent, value) for name, value in flat.items()}
+    except Exception as error:  # What msgpack makes of damaged bytes may raise anything.
+        message = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise RequestError(f"{file}: is no checkpoint of T5X, or was cut off ({message}); copy it again") from error
-    return {name: _legacy_entry(file.parent, value) for name, value in flat.items()}
 
 
 def _is_spec(_: Any, value: Mapping) -> bool:
@@ -175,7 +182,10 @@ def _legacy_entry(folder: epath.Path, value: Any) -> Any:
     if isinstance(value, str) and value.startswith(_PLACEHOLDER):  # Orbax of 2022 and 2023 had the msgpack file too.
         return _spec(folder, value.removeprefix(_PLACEHOLDER), _is_ocdbt(folder))
     if not isinstance(value, dict):
-        return np.asarray(value)
+        array = np.asarray(value)
+        if array.dtype.hasobject or array.dtype.kind in "SU":
+            raise ValueError(f"an entry is {str(value)[:40]!r}")
+        return array
     path = value["kvstore"].get("path") or value.get("path", "")
     return _spec(folder, os.path.basename(path.rstrip("/")), ocdbt=False)
 
@@ -185,7 +195,7 @@ def _is_ocdbt(folder: epath.Path) -> bool:
 
 
 def _orbax_entries(file: epath.Path) -> dict[str, Any]:
-    metadata = json.loads(file.read_text())
+    metadata = files.parse_json(file.read_bytes())
     spec = functools.partial(
         _spec,
         file.parent,
@@ -218,9 +228,11 @@ class _Stored:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         try:
-            return np.asarray(self._store[index].read().result())
+            read = np.asarray(self._store[index].read().result())
         except ValueError as error:
             raise _unreadable(self._where, self._name, error) from error
+        names.check_finite(read, self._name, self._where)
+        return read
 
 
 def _unreadable(where: Any, name: str, error: ValueError) -> RequestError:
@@ -242,12 +254,15 @@ def _tensors(path: str | os.PathLike, prefix: str) -> dict[str, Any]:
         raise RequestError(f"{file}: lacks {prefix}, which every checkpoint of T5X has")
     # All at once: a store far away takes its time for each.
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-    opening = {
-        name: ts.open(entry, open=True, context=context, recheck_cached_data=False)
-        for name, entry in found.items()
-        if isinstance(entry, dict)
-    }
+    opening = {name: _open(name, path, entry, context) for name, entry in found.items() if isinstance(entry, dict)}
     return {name: _opened(name, path, opening[name]) if name in opening else found[name] for name in found}
+
+
+def _open(name: str, where: Any, spec: dict[str, Any], context: ts.Context) -> ts.Future:
+    try:
+        return ts.open(spec, open=True, context=context, recheck_cached_data=False)
+    except ValueError as error:
+        raise _unreadable(where, name, error) from error
 
 
 def _opened(name: str, where: Any, future: ts.Future) -> _Stored:

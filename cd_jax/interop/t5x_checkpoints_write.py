@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.interop import t5x_checkpoints_adafactor as adafactor
+from cd_jax.rundir import files
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import TrainState
 
@@ -98,19 +98,16 @@ def _write_orbax(folder: str, flat: dict[str, Any]) -> None:
 
 
 def _write_legacy(folder: str, flat: dict[str, Any]) -> None:
-    temporary = f"{folder}.tmp-0"  # T5X takes no such name for a checkpoint.
+    # Before the file `checkpoint` is there, which is written last and at once, nobody takes the folder for one.
     if jax.process_index() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary)
-    multihost_utils.sync_global_devices(f"make {temporary}")
-    entries = {name: _write_array(temporary, name, array) for name, array in flat.items()}
-    multihost_utils.sync_global_devices(f"write {temporary}")
+        os.makedirs(folder)
+    multihost_utils.sync_global_devices(f"make {folder}")
+    entries = {name: _write_array(folder, name, array) for name, array in flat.items()}
+    multihost_utils.sync_global_devices(f"write {folder}")
     if jax.process_index() == 0:
         contents = {"version": _VERSION, "optimizer": traverse_util.unflatten_dict(entries, sep="/")}
-        with open(os.path.join(temporary, "checkpoint"), "wb") as file:
-            file.write(serialization.msgpack_serialize(contents))
-        os.rename(temporary, folder)
-    multihost_utils.sync_global_devices(f"rename {temporary}")
+        files.write_bytes(os.path.join(folder, "checkpoint"), serialization.msgpack_serialize(contents))
+    multihost_utils.sync_global_devices(f"commit {folder}")
 
 
 def _chunks(shard: tuple[int, ...], itemsize: int) -> list[int]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cd_jax import machine
 from cd_jax.errors import RequestError
 from cd_jax.memory import queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
@@ -25,6 +26,9 @@ __all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store", "choose_entries"]
 
 EVICT = ("oldest", "least_used", "lowest_score")
 TRAIN_RETRIEVAL = ("random", "fixed", "off")
+# Bytes of a row at least: what is known of its entry; and for each dimension of the keys, which are here, in the index,
+# and among the vectors of updates.
+_ROW_BYTES, _DIMENSION_BYTES = 32, 12
 
 
 @gin.configurable
@@ -66,6 +70,7 @@ class EpisodicMemory:
           RequestError: a binding is wrong.
         """
         _check(capacity, num_queries, num_axes, evict, train_retrieval)
+        _check_room(capacity, _ROW_BYTES)
         if not callable(index):
             raise RequestError("EpisodicMemory.index is no back end; bind @DeviceIndex or @ScannIndex")
         self.capacity, self.num_queries, self.num_axes = capacity, num_queries, num_axes
@@ -232,6 +237,8 @@ class EpisodicMemory:
     def make_index(self, embed: int) -> None:
         """Makes the index, if there is none yet, for keys of so many dimensions; RequestError for a wrong binding."""
         if self._index is None:
+            if jax.default_backend() == "cpu":
+                _check_room(self.capacity, _ROW_BYTES + _DIMENSION_BYTES * embed)
             none = np.zeros((0, embed), np.float32)
             self._index = self._make_index(none, capacity=self.capacity, mesh=self._mesh)
 
@@ -395,6 +402,10 @@ def _check(capacity: int, num_queries: int, num_axes: int, evict: str, train_ret
     ):
         if value not in known:
             raise RequestError(f"EpisodicMemory.{name}={value!r} is none of {', '.join(known)}; bind one of them")
+
+
+def _check_room(capacity: int, row: int) -> None:
+    machine.check_room(capacity * row, f"EpisodicMemory.capacity={capacity} needs {{}}; bind it lower")
 
 
 @functools.partial(jax.jit, static_argnames="num_axes")

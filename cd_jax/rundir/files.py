@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ Path = str | os.PathLike[str]
 Parsed = TypeVar("Parsed")
 
 # What we write under is `.NAME.<32 hexadecimal digits>.tmp`: nobody else has such names.
-_TEMPORARY = f".*.{'[0-9a-f]' * 32}.tmp"
+_TEMPORARY = f".{{}}.{'[0-9a-f]' * 32}.tmp"
 _FULL = "free some space or name another folder, then try again"
 
 
@@ -207,12 +208,13 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def new_folder(path: Path) -> Iterator[pathlib.Path]:
     """A folder that appears at `path` in one piece when the block ends, and not at all where it fails.
 
-    What is there already goes away in the same moment; whoever must not lose it looks before.
+    What is there already goes away in the same moment; whoever must not lose it looks before. What an earlier call for
+    the same folder left when it was killed goes, too.
 
     Raises:
       RunError: it cannot be written.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -220,6 +222,9 @@ def new_folder(path: Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
     with _locked_folder(temporary):
+        for left in path.parent.glob(_TEMPORARY.format(glob.escape(path.name))):
+            with contextlib.suppress(OSError):
+                _remove_if_dead(left)
         try:
             yield temporary
             _put_in_place(temporary, path)
@@ -252,7 +257,7 @@ def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
 
 def clean_up(directory: Path) -> None:
     """Removes what writers left anywhere in `directory` when they were killed; what a living one writes stays."""
-    for left in list(pathlib.Path(directory).rglob(_TEMPORARY)):
+    for left in list(pathlib.Path(directory).rglob(_TEMPORARY.format("*"))):
         with contextlib.suppress(OSError):
             _remove_if_dead(left)
 

@@ -9,7 +9,7 @@ from annotated_types import Interval
 from cd_jax.errors import RequestError
 from cd_jax.ranges import NonNegativeInt, PositiveInt, Rate
 
-ACTIVATIONS = ("gelu", "linear", "relu")
+ACTIVATIONS = ("gelu", "linear", "relu", "silu")
 REMAT_POLICIES = ("none", "minimal", "full")
 # How the same parameters are computed with; a checkpoint does not depend on it.
 _EXECUTION = ("dropout_rate", "dtype", "scan_layers", "remat_policy", "logits_chunk")
@@ -32,8 +32,8 @@ class T5Config:
       mlp_dim: width of the feed-forward layer.
       num_encoder_layers: encoder blocks.
       num_decoder_layers: decoder blocks.
-      mlp_activations: of the feed-forward layer's projections, which are multiplied: `('gelu', 'linear')` or
-        `('relu',)`.
+      mlp_activations: of the feed-forward layer's projections, which are multiplied: `('gelu', 'linear')`, `('relu',)`,
+        or UL2's `('silu', 'linear')`.
       logits_via_embedding: the output projection is the embedding, and the states are scaled by `emb_dim ** -0.5`.
       dropout_rate: applied to the embeddings, to attention weights, to every sublayer's output and inside the
         feed-forward layer; one draw serves all positions of a sequence.

@@ -21,6 +21,7 @@ Cache = dict[str, jax.Array]
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
     "linear": lambda x: x,
 }
 
