@@ -7,6 +7,7 @@ import gin
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError, RunError
+from cd_jax.interop import sources
 from cd_jax.progress import ProgressLine
 from cd_jax.ranges import PositiveInt, Seed
 from cd_jax.run import VOCABULARY, data
@@ -45,7 +46,8 @@ def distill(
       num_updates: explanations of an example.
       seed: of the teacher.
       attempts: an `inference/….jsonl` of the source's examples, so that the teacher sees what the solver said.
-      vocabulary: a SentencePiece model to use; None trains one on the texts and the updates.
+      vocabulary: a SentencePiece model to use, or the folder of a model to take it from (see `interop.sources`); None
+        trains one on the texts and the updates.
       vocabulary_size: pieces of a trained vocabulary, at most.
 
     Raises:
@@ -62,13 +64,12 @@ def distill(
             for split in tasks.splits(name):
                 tasks.examples(name, split)
         generations = read_attempts(attempts) if attempts else {}
-        if vocabulary:
-            vocabularies.load(vocabulary)  # For its errors, before a teacher is paid.
+        wanted = sources.vocabulary(vocabulary) if vocabulary else None  # For its errors, before a teacher is paid.
         path, kept = pathlib.Path(model_dir) / "updates.jsonl", pathlib.Path(model_dir) / VOCABULARY
         done = store.read_grouped(path) if path.exists() else {}
         asked = teacher() if teacher else None
         _check_same(path, examples, done, seed, asked)
-        _check_vocabulary(kept, vocabulary)
+        _check_vocabulary(kept, wanted, vocabulary)
         store.repair(path)
         told = _explain(path, examples, done, asked, generations, num_updates, seed) if asked else ""
         updates = store.read(path) if path.exists() else []
@@ -77,11 +78,10 @@ def distill(
         print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)
         if not kept.exists():
             texts += [f"answer: {example.answer}" for example in examples] + [update.update for update in updates]
-            model = pathlib.Path(vocabulary).read_bytes() if vocabulary else None
-            files.write_bytes(kept, model or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
+            files.write_bytes(kept, wanted or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
 
 
-def _check_vocabulary(kept: pathlib.Path, wanted: str | None) -> None:
+def _check_vocabulary(kept: pathlib.Path, wanted: bytes | None, where: str | None) -> None:
     """Removes a vocabulary of ours that is damaged, to be made anew.
 
     Raises:
@@ -89,8 +89,8 @@ def _check_vocabulary(kept: pathlib.Path, wanted: str | None) -> None:
     """
     if not kept.exists():
         return
-    if wanted and kept.read_bytes() != pathlib.Path(wanted).read_bytes():
-        raise RequestError(f"{kept}: is another vocabulary than {wanted}; choose another --model_dir")
+    if wanted and kept.read_bytes() != wanted:
+        raise RequestError(f"{kept}: is another vocabulary than that of {where}; choose another --model_dir")
     try:
         vocabularies.load(kept)
     except RequestError:

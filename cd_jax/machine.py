@@ -17,4 +17,6 @@ def check_room(needed: int, what: str) -> None:
     """
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
-        raise RequestError(what.format(f"{needed / 2**30:,.1f} GiB of memory, of which this machine has {there / 2**30:,.1f}"))
+        raise RequestError(
+            what.format(f"{needed / 2**30:,.1f} GiB of memory, of which this machine has {there / 2**30:,.1f}")
+        )

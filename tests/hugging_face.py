@@ -19,14 +19,15 @@ CONFIGS = {
     "t5_1_0": {"feed_forward_proj": "relu", "tie_word_embeddings": True},
     "relu_untied": {"feed_forward_proj": "relu", "tie_word_embeddings": False},
     "gated_tied": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": True},
+    "ul2": {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False},
 }
 
 
 def our_config(kind: str, **changes) -> T5Config:
     """The same shape, as our configuration."""
-    gated = CONFIGS[kind]["feed_forward_proj"] == "gated-gelu"
+    activations = {"relu": ("relu",), "gated-gelu": ("gelu", "linear"), "gated-silu": ("silu", "linear")}
     given = {
-        "mlp_activations": ("gelu", "linear") if gated else ("relu",),
+        "mlp_activations": activations[CONFIGS[kind]["feed_forward_proj"]],
         "logits_via_embedding": CONFIGS[kind]["tie_word_embeddings"],
     }
     return dataclasses.replace(TINY, **(given | changes))
@@ -72,7 +73,7 @@ def parameters(kind: str, lively: bool = True) -> dict:
 
 def from_weights(weights: dict[str, np.ndarray], kind: str) -> dict:
     """Our tree from tensors under Hugging Face's names (weights, or their gradients)."""
-    gated = CONFIGS[kind]["feed_forward_proj"] == "gated-gelu"
+    gated = CONFIGS[kind]["feed_forward_proj"].startswith("gated-")
 
     def stack(name: str, layers: int, parts: dict[str, tuple[str, bool]]) -> dict:
         tree: dict = {}

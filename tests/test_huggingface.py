@@ -8,6 +8,7 @@ import shutil
 
 import hugging_face
 import jax
+import ml_dtypes
 import numpy as np
 import optax
 import pytest
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from cd_jax.errors import RequestError
 from cd_jax.interop import huggingface, names
+from cd_jax.solver import layers
 from cd_jax.solver.config import T5Config
 from cd_jax.solver.network import T5
 from cd_jax.solver.solver import Solver
@@ -319,13 +321,32 @@ def test_a_config_of_another_size_is_refused_by_tensor(copied, changes, message)
     ("changes", "message"),
     [
         ({"model_type": "bart"}, "model_type='bart'"),
-        ({"feed_forward_proj": "gated-silu"}, "feed_forward_proj='gated-silu'"),
-        ({"dense_act_fn": "silu"}, "dense_act_fn='silu'"),
+        ({"feed_forward_proj": "gated-relu"}, "feed_forward_proj='gated-relu'; only relu, gated-gelu, gated-silu"),
+        ({"feed_forward_proj": ["relu"]}, "feed_forward_proj="),
+        # transformers would take the second, and says nothing.
+        ({"dense_act_fn": "relu"}, "dense_act_fn='relu' contradicts feed_forward_proj='gated-gelu'"),
+        ({"dense_act_fn": "gelu"}, "dense_act_fn='gelu' contradicts"),
+        ({"is_gated_act": False}, "is_gated_act=False contradicts"),
+        ({"feed_forward_proj": "gated-silu", "dense_act_fn": "gelu_new"}, "'gelu_new' contradicts .*'gated-silu'"),
+        ({"dropout_rate": 7}, r"dropout_rate=7 is not in 0\.\.1"),
+        ({"dropout_rate": 1}, "dropout_rate=1 is not"),
+        ({"dropout_rate": -0.1}, "dropout_rate=-0.1 is not"),
+        ({"dropout_rate": True}, "dropout_rate=True is not"),
+        ({"num_heads": 0}, "num_heads='0' is not a whole number"),
+        ({"num_heads": 2.5}, "num_heads='2.5' is not a whole number"),
+        ({"d_kv": -64}, "d_kv='-64' is not"),
+        ({"num_decoder_layers": 0}, "num_decoder_layers='0' is not"),
+        ({"num_layers": 10**9}, "num_layers='1000000000' is not a whole number in 1..1024"),
+        ({"vocab_size": 10**400}, "vocab_size='1000.*' is not"),
+        ({"relative_attention_num_buckets": 2}, "relative_attention_num_buckets=2 do not reach"),
+        ({"relative_attention_max_distance": 16}, "relative_attention_max_distance=16"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings='no' is neither"),
+        ({"scale_decoder_outputs": 1}, "scale_decoder_outputs=1 is neither"),
         ({"layer_norm_epsilon": 1e-5}, "layer_norm_epsilon=1e-05; the solver has 1e-06"),
         ({"decoder_start_token_id": 2}, "decoder_start_token_id=2; the solver has 0"),
         ({"eos_token_id": [1, 2]}, r"eos_token_id=\[1, 2\]"),
         ({"num_layers": "six"}, "num_layers='six' is not a whole number"),
-        ({"d_ff": 0}, "d_ff=0 is not"),
+        ({"d_ff": 0}, "d_ff='0' is not"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -333,6 +354,43 @@ def test_a_config_that_the_solver_cannot_be_is_refused(copied, changes, message)
     change_config(copied, **changes)
     with pytest.raises(RequestError, match=message):
         huggingface.read_config(copied)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", [f"{BLOCK}.1.DenseReluDense.wo.weight", "decoder.final_layer_norm.weight"])
+def test_a_tensor_that_is_not_finite_is_refused_by_name(copied, folders, name, dtype, broken):
+    tensor = load_file(copied / huggingface.WEIGHTS)[name].astype(dtype)
+    tensor.flat[-1] = broken
+    change_tensors(copied, **{name: tensor})
+    with pytest.raises(RequestError, match=rf"model\.safetensors: the tensor {name} holds NaN or infinity"):
+        huggingface.read(copied, abstract_params(OURS))
+
+
+def test_the_index_names_files_of_the_folder_alone(copied):
+    (copied / huggingface.WEIGHTS).rename(copied / "model-00001-of-00001.safetensors")
+    names_ = load_file(copied / "model-00001-of-00001.safetensors")
+    for file in ("../copy/model-00001-of-00001.safetensors", "/etc/passwd", "", 7, ["a"], None, "a\0.safetensors"):
+        (copied / huggingface.INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names_, file)}))
+        with pytest.raises(RequestError, match=r"index\.json: lacks weight_map"):
+            huggingface.read(copied, abstract_params(OURS))
+
+
+def test_ul2s_activation_comes_in_and_goes_out(copied, tmp_path):
+    change_config(copied, feed_forward_proj="gated-silu", dense_act_fn="silu", is_gated_act=True)
+    config = T5Config(**huggingface.read_config(copied))
+    assert config == dataclasses.replace(OURS, mlp_activations=("silu", "linear"))
+    params = huggingface.read(copied, abstract_params(config))
+    huggingface.write(tmp_path / "out", params, config, vocabularies.EMBEDDED, 16)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["feed_forward_proj"] == "gated-silu"
+    # Against the formula of transformers' T5DenseGatedActDense, wo(silu(wi_0(x)) * wi_1(x)).
+    x = np.random.default_rng(1).normal(size=(3, 32)).astype(np.float32)
+    mlp = {name: np.asarray(value["kernel"][0]) for name, value in params["encoder"]["layers"]["mlp"].items()}
+    gate = x @ mlp["wi_0"]
+    expected = (gate / (1 + np.exp(-gate)) * (x @ mlp["wi_1"])) @ mlp["wo"]
+    layer = layers.MlpBlock(dataclasses.replace(config, dropout_rate=0.0))
+    found = layer.apply({"params": {name: {"kernel": kernel} for name, kernel in mlp.items()}}, x[None])
+    np.testing.assert_allclose(found[0], expected, rtol=2e-4, atol=1e-3)
 
 
 def test_files_that_are_missing_or_cut_off(copied):
@@ -350,7 +408,7 @@ def test_files_that_are_missing_or_cut_off(copied):
         huggingface.read(copied, abstract_params(OURS))
     for text in ("", "[]", '{"model_type": "t5"'):
         (copied / huggingface.CONFIG).write_text(text)
-        with pytest.raises(RequestError, match=r"config\.json: is not"):
+        with pytest.raises(RequestError, match=r"config\.json: not"):
             huggingface.read_config(copied)
 
 

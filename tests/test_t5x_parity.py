@@ -31,6 +31,7 @@ NETWORKS = {
     "t5_1_1": {},
     "t5_1_0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
     "gated_tied": {"logits_via_embedding": True},
+    "ul2": {"mlp_activations": ("silu", "linear")},
     "relu_untied": {"mlp_activations": ("relu",), "num_heads": 2},
 }
 

@@ -2,13 +2,16 @@
 
 import io
 import json
+import pathlib
 import random
+import tempfile
 
 import pytest
 import sentencepiece
 
 from cd_jax.errors import RequestError
 from cd_jax.interop import tokenizers
+from cd_jax.interop import vocabularies as incoming
 from cd_jax.tasks import vocabulary as vocabularies
 
 TEXTS = vocabularies.embedded_texts()
@@ -24,9 +27,15 @@ def trained(**options) -> bytes:
     return model.getvalue()
 
 
+def with_sentinels(content: bytes, rows: int = 4000) -> bytes:
+    with tempfile.NamedTemporaryFile() as file:
+        pathlib.Path(file.name).write_bytes(content)
+        return incoming.with_sentinels(pathlib.Path(file.name), rows)
+
+
 MODELS = {
     "ours": vocabularies.EMBEDDED.read_bytes,
-    "t5s unigram": trained,
+    "t5s unigram": lambda: with_sentinels(trained()),
     "unigram with bytes": lambda: trained(byte_fallback=True),
     "byte pairs without bytes": lambda: trained(model_type="bpe"),
     "spaces kept": lambda: trained(normalization_rule_name="identity", remove_extra_whitespaces=False),
@@ -50,10 +59,9 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     vocabulary = folder / "vocabulary.model"
     vocabulary.write_bytes(MODELS[request.param]())
-    tokenizers.write(folder, vocabulary, rows=4000)
+    tokenizers.write(folder, vocabulary)
     # AutoTokenizer looks there for the kind of the model.
     (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
-    assert (folder / "spiece.model").read_bytes() == vocabulary.read_bytes()
     processor = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
     return processor, transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -87,24 +95,35 @@ def test_special_tokens_and_batches(both):
     assert batch.keys() == {"input_ids", "attention_mask"}
     assert batch["input_ids"][1][-2:] == [0, 0]
     size, sentinel = processor.get_piece_size(), tokenizer.convert_tokens_to_ids("<extra_id_0>")
-    if len(tokenizer) > size:
-        assert (len(tokenizer), sentinel) == (size + 100, size + 99)
+    assert len(tokenizer) == size
+    if processor.id_to_piece(size - 1) == "▁<extra_id_0>":
+        assert sentinel == size - 1
         assert tokenizer("a <extra_id_1>").input_ids[-2:] == [sentinel - 1, 1]
     else:
         assert sentinel in (2, None)
 
 
 def test_t5s_sentinels_want_room_and_a_unigram_model(tmp_path):
-    (tmp_path / "unigram.model").write_bytes(trained())
-    size = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "unigram.model")).get_piece_size()
-    for vocabulary, rows, expected in (
-        (tmp_path / "unigram.model", size + 100, 100),
-        (tmp_path / "unigram.model", size + 99, 0),
-        (vocabularies.EMBEDDED, 4000, 0),
+    size = sentencepiece.SentencePieceProcessor(model_proto=trained()).get_piece_size()
+    for content, rows, expected in (
+        (trained(), size + 100, 100),
+        (trained(), size + 99, 0),
+        (vocabularies.EMBEDDED.read_bytes(), 4000, 0),
     ):
-        tokenizers.write(tmp_path, vocabulary, rows)
+        made = with_sentinels(content, rows)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=made)
+        pieces = list(map(processor.id_to_piece, range(processor.get_piece_size())))
+        assert pieces[len(pieces) - expected :] == [f"▁<extra_id_{i}>" for i in reversed(range(expected))]
+        assert with_sentinels(made, rows) == made
+        (tmp_path / "some.model").write_bytes(made)
+        tokenizers.write(tmp_path, tmp_path / "some.model")
         added = json.loads((tmp_path / "tokenizer.json").read_text())["added_tokens"]
-        assert len([token for token in added if token["content"].startswith("<extra_id_")]) == expected
+        found = {token["content"]: token["id"] for token in added if token["content"].startswith("<extra_id_")}
+        assert found == {f"<extra_id_{i}>": size + 99 - i for i in range(expected)}
+        # Sentinels are no pieces of Hugging Face's: whoever reads the folder adds them.
+        assert sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).get_piece_size() == (
+            processor.get_piece_size() - expected
+        )
 
 
 def test_other_models_are_refused(tmp_path):

@@ -1,9 +1,9 @@
 """Folders that Hugging Face's transformers loads, in both directions; neither transformers nor PyTorch is needed.
 
 T5 1.0 (`relu`, output projection tied to the embedding, states scaled), T5 1.1, LM-adapted and Flan (`gated-gelu`, a
-projection of its own), UL2 (`gated-silu`). In `config.json`, `tie_word_embeddings` came to mean that the states are scaled
-(`scale_decoder_outputs` since transformers 5); whether the projection is the embedding shows in the tensors. Shared
-tensors may stand there once, or under every name.
+projection of its own), UL2 (`gated-silu`). In `config.json`, `tie_word_embeddings` came to mean that the states are
+scaled (`scale_decoder_outputs` since transformers 5); whether the projection is the embedding shows in the tensors.
+Shared tensors may stand there once, or under every name.
 """
 
 import itertools

@@ -99,7 +99,7 @@ def check(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int
 def check_finite(array: np.ndarray, name: str, where: object) -> None:
     """Raises RequestError, which names the tensor, where it holds infinity or no numbers; of any floating type."""
     if not np.isfinite(array).all():
-        raise RequestError(f"{where}: the tensor {name} holds NaN or infinity; copy it again, or save a model that works")
+        raise RequestError(f"{where}: the tensor {name} holds NaN or infinity; copy it again, whole")
 
 
 def stack(tensors: Mapping[str, Tensor], abstract: Any, where: object) -> Any:

@@ -13,7 +13,7 @@ other; and what follows a symbol that the vocabulary's maker defined is taken fo
 import base64
 import json
 import pathlib
-from typing import Any
+from typing import Any, TypeAlias
 
 from sentencepiece import sentencepiece_model_pb2
 
@@ -24,7 +24,8 @@ from cd_jax.tasks import vocabulary
 UNIGRAM, BYTE_PAIR = 1, 2
 # Protobuf's classes are made at import, where no type checker sees them.
 _proto: Any = sentencepiece_model_pb2
-Model = _proto.ModelProto
+Model: TypeAlias = Any
+ModelProto = _proto.ModelProto
 Piece = _proto.ModelProto.SentencePiece
 
 

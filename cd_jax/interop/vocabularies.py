@@ -112,8 +112,8 @@ def _added_tokens(
         raise RequestError(f"{folder / SETTINGS}: its added_tokens_decoder is no object; {_MEND}")
     for number, token in decoder.items():
         yield _token(folder / SETTINGS, int(number) if number.isascii() and number.isdecimal() else number, token)
-    for token in _listed(folder / TOKENIZER, (described or {}).get("added_tokens", [])):
-        yield _token(folder / TOKENIZER, token.get("id"), token)
+    for described_token in _listed(folder / TOKENIZER, (described or {}).get("added_tokens", [])):
+        yield _token(folder / TOKENIZER, described_token.get("id"), described_token)
 
 
 def _listed(file: pathlib.Path, tokens: Any) -> list[dict[str, Any]]:
@@ -143,7 +143,7 @@ def _add(model: Model, tokens: Mapping[int, str], folder: pathlib.Path) -> None:
                 )
         elif number > len(model.pieces):
             raise RequestError(
-                f"{folder}: the added token {token[:40]!r} has the id {number}, but the one before it is lacking; {_MEND}"
+                f"{folder}: the added token {token[:40]!r} has the id {number}, but none has the one before; {_MEND}"
             )
         else:
             _append(model, token)
@@ -155,7 +155,7 @@ def _add(model: Model, tokens: Mapping[int, str], folder: pathlib.Path) -> None:
 def _converted(file: pathlib.Path, described: Mapping[str, Any]) -> Model:
     """The pieces of a `tokenizer.json`, without those at its end that were added."""
     added = {token.get("id") for token in _listed(file, described.get("added_tokens", []))}
-    model = tokenizers.Model()
+    model = tokenizers.ModelProto()
     try:
         _normalize(model.normalizer_spec, described)
         pieces = _pieces(model.trainer_spec, described["model"])
@@ -224,7 +224,7 @@ def _normalize(spec: Any, described: Mapping[str, Any]) -> None:
     spec.add_dummy_prefix = spec.remove_extra_whitespaces = spec.escape_whitespaces = False
     for step in itertools.chain(_steps(described, "normalizer"), _steps(described, "pretokenizer")):
         _take_step(spec, step)
-    if not spec.escape_whitespaces or not spec.precompiled_charsmap and _splits(described):
+    if not spec.escape_whitespaces or (_splits(described) and not spec.precompiled_charsmap):
         raise ValueError("spaces of another kind than SentencePiece's")
 
 

@@ -147,7 +147,7 @@ class Attention(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """The feed-forward layer: gated GELU in T5 1.1 (arXiv 2002.05202), ReLU in T5 1.0."""
+    """The feed-forward layer: gated GELU in T5 1.1 (arXiv 2002.05202), gated SiLU in UL2, ReLU in T5 1.0."""
 
     config: T5Config
 
