@@ -71,7 +71,7 @@ setup(
     extras_require={
         "interop": ["torch>=2.2", "transformers>=5.0"],
         "tfds": ["apache-beam[tfrecord]~=2.77", "mlcroissant~=1.1", "sentencepiece<0.2.3"],
-        "cuda": [JAX.format("[cuda13]")],
+        "cuda": [JAX.format("[cuda]")],
         "tpu": [JAX.format("[tpu]")],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"],
     },
