@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: install demo demo-small test test-slow lint format types vocabulary clean
+# What asks most of Python, JAX and SeqIO, in minutes: for a second environment, see .ci/run.
+QUICK := losses decoding step memory index negatives configuration bindings source verifier feature_converter
+
+.PHONY: install demo demo-small test test-quick test-slow lint format types vocabulary clean
 
 install: $(STAMP)
 
@@ -26,6 +29,9 @@ demo-small: install
 # In two processes, each with whole files: most of the time goes into compiling, which uses one core.
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-quick: install
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK:%=tests/test_%.py)
 
 # Minutes rather than seconds.
 test-slow: install

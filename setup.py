@@ -2,12 +2,21 @@
 
 from setuptools import find_packages, setup
 
+JAX = "jax{}>=0.10.2,<0.13"
+
 setup(
     name="cd_jax",
     version="0.1.0",
     description="Contrastive distillation in JAX: sequence models that learn from explanations (arXiv 2212.11353)",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS :: MacOS X",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     packages=[
         *find_packages(include=["cd_jax", "cd_jax.*"]),
         "cd_jax.tasks",
@@ -27,9 +36,10 @@ setup(
         "cd_jax.gin_files": ["*/*.gin"],
     },
     entry_points={"console_scripts": ["cd_jax=cd_jax.__main__:main"]},
-    # The versions that were tried together. scann 1.4.2 is built for TensorFlow 2.20: with 2.21 it does not import.
+    # The versions that were tried together: the oldest JAX on Python 3.11, the newest on 3.13.
+    # scann 1.4.2 is built for TensorFlow 2.20: with 2.21 it does not import. macOS has none: DeviceIndex serves there.
     install_requires=[
-        "jax~=0.10.2",
+        JAX.format(""),
         "flax~=0.12.8",
         "optax~=0.2.8",
         "orbax-checkpoint~=0.12.8",
@@ -55,12 +65,14 @@ setup(
         "matplotlib~=3.10",
         "tabulate>=0.9",
     ],
-    # interop: what the tests compare the solver with. tpu: the device, and the compiler of `cd_jax aot`. tfds: what
-    # the commands `tfds` and `seqio_cache_tasks` need; Beam wants an older protobuf than sentencepiece 0.2.3.
+    # cuda: NVIDIA's devices. interop: what the tests compare the solver with. tpu: the device, and the compiler of
+    # `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need; Beam wants an older protobuf than
+    # sentencepiece 0.2.3.
     extras_require={
         "interop": ["torch>=2.2", "transformers>=5.0"],
         "tfds": ["apache-beam[tfrecord]~=2.77", "mlcroissant~=1.1", "sentencepiece<0.2.3"],
-        "tpu": ["jax[tpu]~=0.10.2"],
+        "cuda": [JAX.format("[cuda]")],
+        "tpu": [JAX.format("[tpu]")],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"],
     },
 )

@@ -130,6 +130,16 @@ def test_dynamic_registration_binds_what_no_one_registered(tmp_path, marker):
     assert gin.query_parameter("Solver.learning_rate").configurable.wrapped.__module__ == marker.name
 
 
+def test_what_was_registered_so_comes_back_from_the_runs_own_config(tmp_path, marker):
+    (tmp_path / "mine.gin").write_text(marker.code(CODE[3]))
+    configure(tmp_path / "mine.gin")
+    (tmp_path / "config.gin").write_text(gin.config_str())
+    assert "runs code" in refused(tmp_path / "config.gin")
+    configure(tmp_path / "config.gin", statements=(), trust=True)
+    assert gin.query_parameter("Solver.learning_rate").configurable.wrapped.__module__ == marker.name
+    assert gin.query_parameter("AGENT/macro.value") == "baseline"
+
+
 def test_the_working_folder_does_not_replace_files_of_ours(tmp_path, marker, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "data.gin").write_text(marker.code("import MODULE\n"))

@@ -1,6 +1,7 @@
 """The nearest-neighbour back ends against brute force in double precision: one set of tests for all."""
 
 import functools
+import importlib.util
 import re
 import threading
 
@@ -535,3 +536,9 @@ class TestScann:
         assert scann_index._FEW > 100
         device = nearest.best(nearest.build(keys, 100, "squared_euclidean"), jnp.asarray(asked), 100, 1.0)
         np.testing.assert_allclose(np.sort(index._scores(keys, asked)), np.sort(device[0]), rtol=1e-4, atol=1e-4)
+
+
+def test_where_scann_is_not_the_mend_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"Linux alone has; bind EpisodicMemory.index=@DeviceIndex"):
+        ScannIndex(np.zeros((2, 4), np.float32))

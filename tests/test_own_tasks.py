@@ -8,7 +8,7 @@ import runs
 import seqio
 import tensorflow as tf
 
-from cd_jax import tasks
+from cd_jax import run, tasks
 from cd_jax.errors import RequestError
 from cd_jax.process import tokenised
 from cd_jax.tasks import own
@@ -115,9 +115,9 @@ def test_a_source_of_json_lines_a_target_of_seqio_and_a_verifier(modules, user_e
     evaluation = ["--gin.TARGETS=['my_parity']", "--gin.evaluate.split='validation'"]
     # Where JSON lines are, the run knows; code must be named again.
     user(["eval", "--model_dir=run", "--module_import=my_things", *evaluation], modules, user_environment)
-    [run] = json.loads((modules / "run" / "results.json").read_text())["runs"]
-    assert (run["source"]["task"], run["source"]["n"]) == ("figs", 6)
-    assert [(target["task"], target["n"]) for target in run["targets"]] == [("my_parity", 4)]
+    [done] = json.loads((modules / "run" / "results.json").read_text())["runs"]
+    assert (done["source"]["task"], done["source"]["n"]) == ("figs", 6)
+    assert [(target["task"], target["n"]) for target in done["targets"]] == [("my_parity", 4)]
     [file] = (modules / "run" / "inference").glob("my_parity*.jsonl")
     attempts = [json.loads(line) for line in file.read_text().splitlines()]
     assert [attempt["prompt"] for attempt in attempts] == [f"Is {n} even?" for n in range(12, 16)]
@@ -266,3 +266,19 @@ def test_a_folder_or_a_name_that_will_not_do(tmp_path):
     with pytest.raises(RequestError, match=r"figs/validation.jsonl: no such file; write one example a line"):
         tasks.register(jsonl={"figs": str(folder)})
     assert "babi_qa1" in tasks.names()
+
+
+def test_updates_of_ones_own_are_learnt_from(tmp_path):
+    (tmp_path / "vocabulary.model").write_bytes(vocabularies.EMBEDDED.read_bytes())
+    line = {
+        "example_id": "figs/train/0",
+        "task": "figs",
+        "update": "Ann has 0",
+        "teacher": "me",
+        "prompt": "",
+        "sample": 0,
+    }
+    (tmp_path / "updates.jsonl").write_text(json.dumps(line | {"sample": 0, "seed": 0}) + "\n")
+    path, updates = run.distilled_files(tmp_path, "cd_finetune")
+    assert path == tmp_path / "vocabulary.model"
+    assert [update.update for update in updates["figs/train/0"]] == ["Ann has 0"]

@@ -9,7 +9,7 @@ import tabulate
 from cd_jax.aot.chips import GIB
 from cd_jax.aot.measure import Measurement
 
-ESTIMATE = """All figures are of one chip (v3: one core) and one step; decoding counts as if no row ended early.
+ESTIMATE = """All figures are of one chip (v3, tpu7x: one core) and one step; decoding counts as if no row ended early.
 Times and utilisation are estimates, from the compiled program and the chip's published peaks; nothing was run."""
 
 

@@ -3,6 +3,7 @@
 import bisect
 import concurrent.futures
 import dataclasses
+import importlib.util
 import math
 import os
 import threading
@@ -106,6 +107,8 @@ class ScannIndex:
           RequestError: a binding is wrong.
         """
         nearest.check("ScannIndex", metric, recall_target)
+        if importlib.util.find_spec("scann") is None:
+            raise RequestError("ScannIndex wants scann, which Linux alone has; bind EpisodicMemory.index=@DeviceIndex")
         if leaves < 0:
             raise RequestError(f"ScannIndex.leaves={leaves} is no number of leaves; bind 0 or more")
         self._capacity = nearest.checked_capacity("ScannIndex", capacity, len(keys))
