@@ -58,6 +58,11 @@ class Column:
         return f"source {self.task}" if self.role == "source" else self.task
 
     @property
+    def full_name(self) -> str:
+        """The `name`, and in parentheses the `size`."""
+        return f"{self.name} ({self.size})" if self.size else self.name
+
+    @property
     def size(self) -> str:
         """`n=500`, and `how` they were drawn and decoded; empty where neither is recorded."""
         return ": ".join(filter(None, (size_text([] if self.n is None else [self.n]), self.how)))
@@ -97,9 +102,9 @@ def _way(role: str, score: Json) -> tuple[str, str, int | None, str]:
 
 
 def score(run: Json, column: Column) -> Json:
-    """What a run's results say of a column; empty where they say nothing."""
+    """What a run's results say of a column, the newest of it; empty where they say nothing."""
     way = (column.role, column.task, column.n, column.how)
-    return next((found for found in scores.of_run(run, column.role) if _way(column.role, found) == way), {})
+    return next((found for found in reversed(scores.of_run(run, column.role)) if _way(column.role, found) == way), {})
 
 
 def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
@@ -147,8 +152,7 @@ def seed_table(results: Json) -> Table | None:
         return None
     figures = []
     for column in columns(results):
-        size = f" ({column.size})" if column.size else ""
-        figures.append((f"{column.name}{size}", column, "accuracy"))
+        figures.append((column.full_name, column, "accuracy"))
         if column.has_pairs:
             figures.append((f"{column.name} pairwise", column, "pairwise_accuracy"))
     rows = tuple(
