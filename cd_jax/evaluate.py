@@ -211,21 +211,22 @@ def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
 def _add(trained: TrainedRun, found: dict[str, Any]) -> dict[str, Any]:
     """Writes a results.json with this score and those that are there, also those that came meanwhile."""
     with lock.in_turn(trained.directory):
-        written = _described(trained, scores.merged(_known(trained.directory), [found]))
+        written = _described(trained, scores.merged(_known(trained.directory), [found]), found)
         files.write_json(trained.directory / results.RESULTS, written)
     return written
 
 
-def _described(trained: TrainedRun, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The content of a results.json."""
+def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
+    """The content of a results.json, where `found` came last, in whichever place it stands."""
     seed, progress, step = trained.progress.identity["seed"], trained.progress, trained.best_step
     parameters = progress.parameters.get(str(step))
-    sources = scores.newest(evaluations, "source", step, parameters)
+    in_turn = [*evaluations, found]
+    sources = scores.newest(in_turn, "source", step, parameters)
     entry = {
         "agent": trained.agent,
         "seed": seed,
         "source": sources[-1] if sources else None,
-        "targets": scores.newest(evaluations, "target", step, parameters),
+        "targets": scores.newest(in_turn, "target", step, parameters),
         "evaluations": evaluations,
         "trained_on": progress.trained_on,
         "steps": trained.steps,

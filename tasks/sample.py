@@ -52,7 +52,9 @@ def text(record: dict[str, Any]) -> str:
     """A `Sample.record` in words, for a table; empty where nothing was recorded."""
     if not record:
         return ""
-    return "all" if record.get("per_task") is None else f"{record['per_task']} of each task by seed {record.get('seed')}"
+    return (
+        "all" if record.get("per_task") is None else f"{record['per_task']} of each task by seed {record.get('seed')}"
+    )
 
 
 def _shuffled(rows: Sequence[Example], rng: random.Random) -> list[list[int]]:

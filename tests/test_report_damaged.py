@@ -5,11 +5,11 @@ import re
 
 import mutants
 import pytest
+from test_report import SCORES, make_run
 
 from cd_jax.errors import RequestError
 from cd_jax.report import page, table, verb
 from cd_jax.report import results as results_lib
-from test_report import SCORES, make_run
 
 FILES = ("results.json", "metrics.jsonl", "inference/com2sense-300.jsonl", "memory/entries.jsonl")
 # No text of the runs here has these words.
@@ -24,7 +24,9 @@ def experiment(tmp_path_factory):
         run_dir = make_run(folder, agent, 0, (0.9, 0.5, 0.25))
         extend_results(run_dir / "results.json")
     (run_dir / "memory").mkdir()
-    entries = [{"example_id": f"babi/{n}", "prompt": f"Where is {n}?", "update": "because", "used": n} for n in range(9)]
+    entries = [
+        {"example_id": f"babi/{n}", "prompt": f"Where is {n}?", "update": "because", "used": n} for n in range(9)
+    ]
     (run_dir / "memory" / "entries.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     told = [
         json.loads(line) | {"without_memory": "no", "prompt_attention": 0.5}
@@ -70,14 +72,15 @@ def outcome(folder, path, content) -> str:
 
 
 def drawn(folder) -> str:
-    """What is drawn of the metrics; drawing itself is slow, and the same for all finite figures."""
+    """What is drawn of the metrics."""
     found, _ = results_lib.read_lines(folder / "cd_memory-seed0" / "metrics.jsonl")
     return str([results_lib.series(found, name) for name in ("loss", "validation_error")])
 
 
 def fuzz(experiment, monkeypatch, name, count):
-    # A second each, and none of these files has a say in them but the metrics, see `drawn`.
-    monkeypatch.setattr(page.plots, "learning_curves", lambda *_, **__: None)
+    # Drawing takes a second, and is the same for all figures that `drawn` and the table let through.
+    for chart in ("learning_curves", "accuracy_chart"):
+        monkeypatch.setattr(page.plots, chart, lambda *_, **__: None)
     path = experiment / "cd_memory-seed0" / name
     outcomes = [outcome(experiment, path, content) for content in mutants.of(path.read_bytes(), count, seed=0)]
     # A log may lack lines; scores are whole or refused, and some damage makes no difference.
@@ -93,7 +96,6 @@ def test_some_mutants(experiment, monkeypatch, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_ten_thousand_mutants(experiment, monkeypatch, name):
-    monkeypatch.setattr(page.plots, "accuracy_chart", lambda *_: None)
     fuzz(experiment, monkeypatch, name, 10_000)
 
 

@@ -20,14 +20,13 @@ def _sorted(value: Any) -> Any:
 
 
 def merged(before: Sequence[Json], now: Sequence[Json]) -> list[Json]:
-    """All of them, the newest last; of those with the same `key` the newer one.
+    """All of them; of those with the same `key` the newer one, in the place of the older one.
 
     Entries of `before_settings` give way to one of the same task and number of examples.
     """
     told = {_told(entry) for entry in now}
     kept = {key(entry): entry for entry in before if "sample" in entry or _told(entry) not in told}
-    newer = {key(entry): entry for entry in now}
-    return [entry for name, entry in kept.items() if name not in newer] + list(newer.values())
+    return list((kept | {key(entry): entry for entry in now}).values())
 
 
 def _told(entry: Json) -> tuple[Any, ...]:
@@ -41,7 +40,7 @@ def before_settings(run: Json) -> list[Json]:
 
 
 def newest(evaluations: Sequence[Json], role: str, step: int, parameters: str | None) -> list[Json]:
-    """Of each task in that role the newest entry about these parameters, without its role."""
+    """Of each task in that role the last entry about these parameters, without its role."""
     found = {entry["task"]: entry for entry in evaluations if _is_about(entry, role, step, parameters)}
     return [{name: value for name, value in entry.items() if name != "role"} for entry in found.values()]
 

@@ -41,8 +41,8 @@ class Column:
       role: `source` or `target`.
       task: the task's name.
       n: the number of examples; None where it is not recorded.
-      how: the split where it is not the test split, how a sample was drawn, and what is unlike the usual in decoding;
-        empty for all examples of the test split, decoded greedily.
+      how: the split where it is not the test split, how the sample was drawn (`all`), and what is unlike the usual in
+        decoding; empty where none of it was recorded.
       has_pairs: whether some run has a pairwise accuracy on it.
     """
 
