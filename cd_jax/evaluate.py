@@ -164,26 +164,31 @@ def evaluate(
     samples = [("source", source, Sample(source_per_task, sample_seed))]
     samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
     asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
-    if only_missing and not (asked := _missing(model_dir, asked)):
+    known = _known(model_dir)
+    if only_missing and known and not (asked := _missing(model_dir, known, asked)):
         return results.read_results(model_dir)
     trained = TrainedRun(model_dir)
-    evaluations = []
+    files.clean_up(model_dir)
     for one in asked:
         interrupt.check()
         attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
-        evaluations.append(one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated})
-        print(f"[{trained.agent}] {printed(evaluations[-1])}", flush=True)
-    with lock.in_turn(model_dir):
-        written = _with_those_of_before(trained, evaluations)
-        files.write_json(trained.directory / results.RESULTS, written)
-    files.clean_up(model_dir)
+        found = one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated}
+        print(f"[{trained.agent}] {printed(found)}", flush=True)
+        # At once: what comes after may be interrupted, or be refused.
+        written = _add(trained, found)
     return written
 
 
-def _missing(model_dir: str, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
+def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The entries in a run's `results.json`, also of older parameters; none where there is no such file."""
     if not (pathlib.Path(model_dir) / results.RESULTS).is_file():
-        return asked
+        return []
+    runs = results.read_results(model_dir)["runs"]
+    return [entry for run in runs for entry in run.get("evaluations") or scores.before_settings(run)]
+
+
+def _missing(model_dir: str, known: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
     checkpoints = Checkpoints(model_dir, read_only=True)
     step, progress = checkpoints.best()
     checkpoints.close()
@@ -193,9 +198,8 @@ def _missing(model_dir: str, asked: list[dict[str, Any]]) -> list[dict[str, Any]
         "decoding": dataclasses.asdict(Decoding()),
         "memory": memory_settings(progress.identity.get("process", {})),
     }
-    [run] = results.read_results(model_dir)["runs"]
-    known = set(map(scores.key, run.get("evaluations", [])))
-    return [one for one in asked if scores.key(one | now) not in known]
+    keys = set(map(scores.key, known))
+    return [one for one in asked if scores.key(one | now) not in keys]
 
 
 def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -204,23 +208,30 @@ def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
     return memory and {name: settings[name] for name in ("num_queries", "num_axes")} | memory
 
 
-def _with_those_of_before(trained: TrainedRun, evaluations: list[dict[str, Any]]) -> dict[str, Any]:
-    """A results.json with these evaluations and those that are there."""
-    path = trained.directory / results.RESULTS
-    before = results.read_results(trained.directory)["runs"] if path.is_file() else []
-    seed, progress = trained.progress.identity["seed"], trained.progress
-    known = [one for run in before if run["agent"] == trained.agent for one in run.get("evaluations", [])]
-    evaluations = scores.merged(known, evaluations)
-    sources = scores.newest(evaluations, trained.best_step, "source")
+def _add(trained: TrainedRun, found: dict[str, Any]) -> dict[str, Any]:
+    """Writes a results.json with this score and those that are there, also those that came meanwhile."""
+    with lock.in_turn(trained.directory):
+        written = _described(trained, scores.merged(_known(trained.directory), [found]), found)
+        files.write_json(trained.directory / results.RESULTS, written)
+    return written
+
+
+def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
+    """The content of a results.json, where `found` came last, in whichever place it stands."""
+    seed, progress, step = trained.progress.identity["seed"], trained.progress, trained.best_step
+    parameters = progress.parameters.get(str(step))
+    in_turn = [*evaluations, found]
+    sources = scores.newest(in_turn, "source", step, parameters)
     entry = {
         "agent": trained.agent,
         "seed": seed,
         "source": sources[-1] if sources else None,
-        "targets": scores.newest(evaluations, trained.best_step, "target"),
+        "targets": scores.newest(in_turn, "target", step, parameters),
         "evaluations": evaluations,
         "trained_on": progress.trained_on,
         "steps": trained.steps,
-        "best_step": trained.best_step,
+        "best_step": step,
+        "parameters": parameters,
         "stopped_by": progress.stopped_by,
         "budget": progress.budget,
         "changes": progress.changes,

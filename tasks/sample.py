@@ -49,9 +49,12 @@ class Sample:
 
 
 def text(record: dict[str, Any]) -> str:
-    """A `Sample.record` in words, for a table; empty where all were taken."""
-    per_task, seed = record.get("per_task"), record.get("seed")
-    return "" if per_task is None else f"{per_task} of each task by seed {seed}"
+    """A `Sample.record` in words, for a table; empty where nothing was recorded."""
+    if not record:
+        return ""
+    return (
+        "all" if record.get("per_task") is None else f"{record['per_task']} of each task by seed {record.get('seed')}"
+    )
 
 
 def _shuffled(rows: Sequence[Example], rng: random.Random) -> list[list[int]]:

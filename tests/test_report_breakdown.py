@@ -34,7 +34,7 @@ def merged():
 
 def test_means_over_the_seeds(merged):
     statements, mixture = breakdown.tables(merged)
-    assert statements.title == "by domain and scenario, pairwise in parentheses: source com2sense"
+    assert statements.title == "by domain and scenario, pairwise in parentheses: source com2sense (n=8)"
     assert statements.headers == (
         "agent",
         "domain: social (n=4)",
@@ -46,7 +46,7 @@ def test_means_over_the_seeds(merged):
         ("baseline", "0.550 (0.300)", "0.000", "0.750 (0.500)", "2"),
         ("cd_memory", "0.800 (0.550)", "0.000", "0.750 (0.500)", "2"),
     )
-    assert mixture.title == "by task: babi_all"
+    assert mixture.title == "by task: babi_all (n=30)"
     assert mixture.headers == ("agent", "mean of tasks", "of 2 at least 95 %", "babi_qa1 (n=10)", "babi_qa2 (n=20)")
     assert mixture.rows == (
         ("baseline", "0.650", "1.5", "0.950", "0.300"),
@@ -68,8 +68,8 @@ def test_a_run_that_lacks_the_breakdown_shows_as_absent(merged):
 def test_the_page_shows_them(merged, tmp_path):
     files.write_json(tmp_path / "results.json", merged)
     text = page.write(tmp_path).read_text()
-    assert "<h3>By domain and scenario, pairwise in parentheses: source com2sense</h3>" in text
-    assert "<h3>By task: babi_all</h3>" in text
+    assert "<h3>By domain and scenario, pairwise in parentheses: source com2sense (n=8)</h3>" in text
+    assert "<h3>By task: babi_all (n=30)</h3>" in text
     assert "<td>0.800 (0.550)</td>" in text
 
 
@@ -93,3 +93,10 @@ def test_wrong_breakdowns_are_named(merged, tmp_path, path, value, problem):
     with pytest.raises(RequestError, match=problem) as raised:
         results.read_results(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_samples_of_one_task_have_tables_of_their_own(merged):
+    half = merged["runs"][1]["targets"][0] | {"n": 15, "sample": {"per_task": 10, "seed": 3}}
+    merged["runs"][1]["targets"].append(half)
+    titles = [made.title for made in breakdown.tables(merged)]
+    assert titles[1:] == ["by task: babi_all (n=30)", "by task: babi_all (n=15: 10 of each task by seed 3)"]

@@ -34,7 +34,7 @@ def _by_facet(column: table.Column, agents: list[str], scores: list[Json]) -> ta
         for facet in _FACETS
         for name, group in _groups(scores, f"by_{facet}").items()
     }
-    title = f"by domain and scenario, pairwise in parentheses: {column.name}"
+    title = f"by domain and scenario, pairwise in parentheses: {column.full_name}"
     without = {"without their pair": _cells(agents, list(scores), "unpaired", spec="g")}
     return _table(title, agents, columns | without) if columns else None
 
@@ -48,7 +48,7 @@ def _by_task(column: table.Column, agents: list[str], scores: list[Json]) -> tab
         f"of {len(groups)} at least 95 %": _cells(agents, list(scores), "tasks_at_95", spec=".3g"),
         **{f"{name}{_size(group)}": _cells(agents, group, "accuracy") for name, group in groups.items()},
     }
-    return _table(f"by task: {column.name}", agents, columns)
+    return _table(f"by task: {column.full_name}", agents, columns)
 
 
 def _table(title: str, agents: list[str], columns: dict[str, dict[str, str]]) -> table.Table:

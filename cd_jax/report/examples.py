@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
+from cd_jax.report.results import figure
+
 Json = dict[str, Any]
 
 
@@ -116,7 +118,8 @@ def _attempt(run: Run, record: Json) -> Json:
 
 def retrieved(record: Json) -> list[Json]:
     """What stood in the input from memory, in the order of the passages."""
-    return [found for found in record.get("retrieved") or [] if isinstance(found, dict)]
+    told = record.get("retrieved")
+    return [found for found in told if isinstance(found, dict)] if isinstance(told, list) else []
 
 
 def plain(value: Any) -> str:
@@ -130,4 +133,5 @@ def plain(value: Any) -> str:
 
 def number(value: Any, spec: str) -> str:
     """A figure of a record as text; empty where it is none."""
-    return format(value, spec) if isinstance(value, int | float) else ""
+    found = figure(value)
+    return "" if found is None else format(found, spec)

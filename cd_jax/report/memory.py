@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cd_jax.report import examples, table
 from cd_jax.report.examples import Run
+from cd_jax.report.results import figure
 
 _EXAMPLES_PER_RUN = 20
 _MOST_RETRIEVED = 10
@@ -161,8 +161,9 @@ def _query(found: Json) -> str:
 
 
 def _share(value: Any) -> float | None:
-    """In percent; None where the value is no number, as in files from before attention was recorded."""
-    return 100 * value if isinstance(value, int | float) and math.isfinite(value) else None
+    """In percent; None where the value is no share, as in files from before attention was recorded."""
+    share = figure(value)
+    return None if share is None or not 0 <= share <= 1 else 100 * share
 
 
 def _attended(found: list[Json]) -> int | None:
@@ -245,11 +246,12 @@ def _most_retrieved(memories: dict[tuple[str, str], list[Json]]) -> list[Memory]
 
 def _accuracy(records: Iterable[Json]) -> str:
     """Of those whose answer is known."""
-    return _mean((record.get("correct") for record in records), ".3f")
+    judged = (record.get("correct") for record in records)
+    return _mean((float(correct) for correct in judged if isinstance(correct, bool)), ".3f")
 
 
 def _mean(values: Iterable[Any], spec: str, unit: str = "") -> str:
-    figures = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    figures = [found for value in values if (found := figure(value)) is not None]
     return format(statistics.fmean(figures), spec) + unit if figures else table.ABSENT
 
 

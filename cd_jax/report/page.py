@@ -1,5 +1,6 @@
 """The report of an experiment: one HTML file that needs nothing beside it."""
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -44,14 +45,7 @@ def write(directory: str | os.PathLike[str]) -> pathlib.Path:
 def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str:
     palette = plots.colours([run["agent"] for run in results["runs"]])
     targets = list(dict.fromkeys(column.task for column in table.columns(results) if column.role == "target"))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(_TEMPLATE).render(
+    return _template().render(
         name=name,
         facts=_facts(results),
         absent=absent,
@@ -64,6 +58,17 @@ def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str
         tasks=[examples.of_task(task, runs, _EXAMPLES_PER_TASK) for task in targets],
         memories=memory.browsers(targets, runs),
     )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template(_TEMPLATE)
 
 
 def _markup(svg: str | None) -> markupsafe.Markup | None:

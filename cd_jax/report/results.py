@@ -20,18 +20,7 @@ METRICS = "metrics.jsonl"
 INFERENCE = "inference"
 MEMORY = "memory"
 ENTRIES = "entries.jsonl"
-# What is said of a source or a target, and under the groups also of its parts; and the most that it can be.
-_FIGURES = {
-    "accuracy": 1,
-    "pairwise_accuracy": 1,
-    "n": math.inf,
-    "unpaired": math.inf,
-    "mean_task_accuracy": 1,
-    "tasks_at_95": math.inf,
-}
 _GROUPS = ("by_domain", "by_scenario", "by_task")
-# How a score came about, see `scores`.
-_OF_A_SCORE = {"role": str, "split": str, "sample": dict, "decoding": dict, "memory": dict, "step": int}
 _MEND = "delete it and evaluate the run again"
 
 Json = dict[str, Any]
@@ -117,27 +106,26 @@ def _run_problem(run: Any) -> str:
     for name in ("targets", "evaluations"):
         if not isinstance(run.get(name) or [], list):
             return f"has `{name}` that are no list"
-    for name, kind in _OF_A_RUN.items():
-        if run.get(name) is not None and not kind(run[name]):
-            return f"has a `{name}` of the wrong kind"
+    if problem := _kind_problem(run, _OF_A_RUN) or _kind_problem(run.get("trained_on") or {}, _TRAINED_ON):
+        return problem
     for scored in [run.get("source") or {"task": ""}, *(run.get("targets") or []), *(run.get("evaluations") or [])]:
         if not isinstance(scored, dict) or not isinstance(scored.get("task"), str):
             return "has a source or target without a `task`"
-        problem = _score_problem(scored) or _group_problem(scored) or _setting_problem(scored)
+        problem = _score_problem(scored) or _group_problem(scored) or _kind_problem(scored, _OF_A_SCORE)
         if problem:
             return problem
     return ""
 
 
 def _score_problem(scores: Json) -> str:
-    for name, most in _FIGURES.items():
-        figure = scores.get(name)
-        if figure is None:
-            continue
-        if not _is_number(figure):
+    for name in (*_SHARES, *_COUNTS):
+        found = scores.get(name)
+        if found is not None and figure(found) is None:
             return f"has an `{name}` that is no number"
-        if not 0 <= figure <= most:
-            return f"has an `{name}` of {figure}, which is not in 0..{most:g}"
+        if found is not None and name in _SHARES and not 0 <= found <= 1:
+            return f"has an `{name}` of {found}, which is not in 0..1"
+        if found is not None and name in _COUNTS and not _is_count(found):
+            return f"has an `{name}` of {found}, which counts nothing"
     return ""
 
 
@@ -152,9 +140,9 @@ def _group_problem(scored: Json) -> str:
     return ""
 
 
-def _setting_problem(scored: Json) -> str:
-    named = (n for n, kind in _OF_A_SCORE.items() if scored.get(n) is not None and not isinstance(scored[n], kind))
-    return next((f"has a `{name}` of the wrong kind" for name in named), "")
+def _kind_problem(found: Json, kinds: dict[str, Callable[[Any], bool]]) -> str:
+    wrong = (name for name, kind in kinds.items() if found.get(name) is not None and not kind(found[name]))
+    return next((f"has a `{name}` of the wrong kind" for name in wrong), "")
 
 
 def _is_integer(value: Any) -> bool:
@@ -162,8 +150,12 @@ def _is_integer(value: Any) -> bool:
     return type(value) is int
 
 
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    return figure(value) is not None
 
 
 def _is_text(value: Any) -> bool:
@@ -178,14 +170,23 @@ def _are(values: Any, kind: Callable[[Any], bool]) -> bool:
     return isinstance(values, list) and all(map(kind, values))
 
 
+# What is said of a source or a target, and under the groups also of its parts.
+_SHARES = ("accuracy", "pairwise_accuracy", "mean_task_accuracy")
+_COUNTS = ("n", "unpaired", "tasks_at_95")
+# How a score came about, see `scores`.
+_OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("role", "split", "parameters", "setting"), _is_text),
+    **dict.fromkeys(("sample", "decoding", "memory", "truncated"), _is_object),
+    "step": _is_integer,
+}
 # What a run has beside its scores, where it has it.
 _OF_A_RUN: dict[str, Callable[[Any], bool]] = {
-    "steps": _is_integer,
-    "best_step": _is_integer,
-    "stopped_by": _is_text,
+    **dict.fromkeys(("stopped_by", "parameters"), _is_text),
+    **dict.fromkeys(("steps", "best_step"), _is_integer),
     "train_seconds": _is_number,
     "trained_on": _is_object,
 }
+_TRAINED_ON: dict[str, Callable[[Any], bool]] = {"task": _is_text, "examples": _is_count, "updates": _is_count}
 
 
 def merge(directory: str | os.PathLike[str]) -> Json:
@@ -257,10 +258,21 @@ def series(metrics: Iterable[Json], name: str) -> list[tuple[int, float]]:
     """
     points = {}
     for line in metrics:
-        step, value = line.get("step"), line.get(name)
-        if isinstance(step, int) and isinstance(value, int | float) and math.isfinite(value):
-            points[step] = float(value)
+        step, value = line.get("step"), figure(line.get(name))
+        if _is_count(step) and figure(step) is not None and value is not None:
+            points[step] = value
     return sorted(points.items())
+
+
+def figure(value: Any) -> float | None:
+    """A finite number as such; None for all else, also for true and for what no float holds."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def inference_files(run_dir: pathlib.Path) -> dict[str, pathlib.Path]:

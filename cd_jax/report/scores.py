@@ -20,23 +20,43 @@ def _sorted(value: Any) -> Any:
 
 
 def merged(before: Sequence[Json], now: Sequence[Json]) -> list[Json]:
-    """All of them; of those with the same `key` the newer one."""
-    return list(({key(entry): entry for entry in before} | {key(entry): entry for entry in now}).values())
+    """All of them; of those with the same `key` the newer one, in the place of the older one.
+
+    Entries of `before_settings` give way to one of the same task and number of examples.
+    """
+    told = {_told(entry) for entry in now}
+    kept = {key(entry): entry for entry in before if "sample" in entry or _told(entry) not in told}
+    return list((kept | {key(entry): entry for entry in now}).values())
 
 
-def newest(evaluations: Sequence[Json], step: int, role: str) -> list[Json]:
-    """Of each task in that role the newest entry about the parameters of that step, without its role."""
-    found = {e["task"]: e for e in evaluations if e.get("role") == role and e.get("step") == step}
+def _told(entry: Json) -> tuple[Any, ...]:
+    return entry.get("step"), entry.get("role"), entry["task"], entry.get("n")
+
+
+def before_settings(run: Json) -> list[Json]:
+    """Entries about the source and targets of a run that was scored before entries said how they were found."""
+    roles = [("source", run.get("source")), *(("target", target) for target in run.get("targets") or [])]
+    return [{"role": role, "step": run.get("best_step")} | entry for role, entry in roles if entry]
+
+
+def newest(evaluations: Sequence[Json], role: str, step: int, parameters: str | None) -> list[Json]:
+    """Of each task in that role the last entry about these parameters, without its role."""
+    found = {entry["task"]: entry for entry in evaluations if _is_about(entry, role, step, parameters)}
     return [{name: value for name, value in entry.items() if name != "role"} for entry in found.values()]
 
 
 def of_run(run: Json, role: str) -> list[Json]:
     """What a run's results say of its best parameters: all evaluations, where they are recorded."""
-    if run.get("evaluations"):
-        return [e for e in run["evaluations"] if e.get("role") == role and e.get("step") == run.get("best_step")]
-    if role == "target":
-        return run.get("targets") or []
-    return [run["source"]] if run.get("source") else []
+    evaluations = run.get("evaluations") or before_settings(run)
+    step, parameters = run.get("best_step"), run.get("parameters")
+    return [entry for entry in evaluations if _is_about(entry, role, step, parameters)]
+
+
+def _is_about(entry: Json, role: str, step: int | None, parameters: str | None) -> bool:
+    """By the digest, where both know it: a run that was begun anew comes by the same steps again."""
+    known = entry.get("parameters")
+    same = known == parameters or known is None or parameters is None
+    return entry.get("role") == role and entry.get("step") == step and same
 
 
 def setting(decoding: Any, memory: Json | None, trained_memory: Json | None) -> str:

@@ -41,8 +41,8 @@ class Column:
       role: `source` or `target`.
       task: the task's name.
       n: the number of examples; None where it is not recorded.
-      how: the split where it is not the test split, how a sample was drawn, and what is unlike the usual in decoding;
-        empty for all examples of the test split, decoded greedily.
+      how: the split where it is not the test split, how the sample was drawn (`all`), and what is unlike the usual in
+        decoding; empty where none of it was recorded.
       has_pairs: whether some run has a pairwise accuracy on it.
     """
 
@@ -56,6 +56,11 @@ class Column:
     def name(self) -> str:
         """The task, with its role where that is the source."""
         return f"source {self.task}" if self.role == "source" else self.task
+
+    @property
+    def full_name(self) -> str:
+        """The `name`, and in parentheses the `size`."""
+        return f"{self.name} ({self.size})" if self.size else self.name
 
     @property
     def size(self) -> str:
@@ -97,9 +102,9 @@ def _way(role: str, score: Json) -> tuple[str, str, int | None, str]:
 
 
 def score(run: Json, column: Column) -> Json:
-    """What a run's results say of a column; empty where they say nothing."""
+    """What a run's results say of a column, the newest of it; empty where they say nothing."""
     way = (column.role, column.task, column.n, column.how)
-    return next((found for found in scores.of_run(run, column.role) if _way(column.role, found) == way), {})
+    return next((found for found in reversed(scores.of_run(run, column.role)) if _way(column.role, found) == way), {})
 
 
 def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
@@ -147,8 +152,7 @@ def seed_table(results: Json) -> Table | None:
         return None
     figures = []
     for column in columns(results):
-        size = f" ({column.size})" if column.size else ""
-        figures.append((f"{column.name}{size}", column, "accuracy"))
+        figures.append((column.full_name, column, "accuracy"))
         if column.has_pairs:
             figures.append((f"{column.name} pairwise", column, "pairwise_accuracy"))
     rows = tuple(
