@@ -256,10 +256,10 @@ def series(metrics: Iterable[Json], name: str) -> list[tuple[int, float]]:
 
     A resumed run logs the steps since its last checkpoint again: the later value counts.
     """
-    points = {}
+    points: dict[int, float] = {}
     for line in metrics:
         step, value = line.get("step"), figure(line.get(name))
-        if _is_count(step) and figure(step) is not None and value is not None:
+        if type(step) is int and _is_count(step) and figure(step) is not None and value is not None:
             points[step] = value
     return sorted(points.items())
 
