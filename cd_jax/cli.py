@@ -1,6 +1,7 @@
 """The command line: verbs, flags, gin, and errors in one line."""
 
 import argparse
+import io
 import os
 import pathlib
 import re
@@ -293,6 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       0; 1 where the run failed; 2 where the request was wrong; 130 after SIGINT, 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What models and files say may have no place in the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with interrupt.listening():
             _run(arguments)

@@ -1,5 +1,7 @@
 """`cd_jax demo`, the main job: distil, train and evaluate every agent, report. Nothing but those stages in a row."""
 
+import contextlib
+import io
 import pathlib
 import time
 
@@ -7,12 +9,12 @@ import gin
 
 from cd_jax.distill import distill
 from cd_jax.errors import RequestError
-from cd_jax.evaluate import evaluate
+from cd_jax.evaluate import check_targets, evaluate
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.progress import clock
 from cd_jax.ranges import Seed
 from cd_jax.report.verb import report
-from cd_jax.run import agent_named, make_solver, run_name
+from cd_jax.run import VOCABULARY, agent_named, make_solver, run_name
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.solver.decoding import Decoding
 from cd_jax.step import Contrast
@@ -20,7 +22,10 @@ from cd_jax.train import train
 
 _RECORD = "config.gin"
 # Bindings that may change between calls on one folder: they lengthen the work and do not alter what was done.
-_EXTENDABLE = ("AGENT", "SEED", "AGENTS", "SEEDS", "TRAIN_STEPS", "TRAIN_SECONDS", "PATIENCE")
+_EXTENDABLE = (
+    *("AGENT", "SEED", "AGENTS", "SEEDS", "TRAIN_STEPS", "TRAIN_SECONDS", "PATIENCE"),
+    *("EVAL_PER_TASK", "SOURCE_PER_TASK", "SAMPLE_SEED"),
+)
 
 
 @gin.configurable
@@ -38,28 +43,53 @@ def demo(model_dir: str, agents: list[str], seeds: list[Seed]) -> None:
     started, directory = time.monotonic(), pathlib.Path(model_dir)
     with lock.exclusive(model_dir, "demo"):
         _check_record(directory)
-        _check_stages(agents)
+        _check_bindings(agents, seeds)
         distill(model_dir)
+        if not _is_recorded(directory):
+            # Nothing must be refused once the bindings are those of the experiment.
+            _check_stages(directory, agents, seeds[0])
         files.write_text_where_changed(directory / _RECORD, gin.config_str())
         for seed in seeds:
             for agent in agents:
                 interrupt.check(f"all before {run_name(agent, seed)} is done")
-                run_dir = str(directory / run_name(agent, seed))
-                with gin.unlock_config():
-                    gin.parse_config(f"AGENT = {agent!r}\nSEED = {seed}")
+                run_dir = _bind(directory, agent, seed)
                 train(run_dir, distilled=model_dir)
                 evaluate(run_dir, only_missing=True)
         print(report(model_dir))
     print(f"done in {clock(time.monotonic() - started)}")
 
 
-def _check_stages(agents: list[str]) -> None:
+def _bind(directory: pathlib.Path, agent: str, seed: int) -> str:
+    """Makes the run the one that gin is about; its folder."""
+    with gin.unlock_config():
+        gin.parse_config(f"AGENT = {agent!r}\nSEED = {seed}")
+    return str(directory / run_name(agent, seed))
+
+
+def _check_bindings(agents: list[str], seeds: list[int]) -> None:
     """Bindings that do not go together are to show before anything is written: what is made here is thrown away."""
+    if not agents or not seeds:
+        raise RequestError(f"AGENTS={agents} and SEEDS={seeds} make no run; name one or more of each")
     remembers = [agent_named(agent).remembers for agent in agents]
     make_solver(128)
     Decoding(), Contrast()
     if any(remembers):
         EpisodicMemory()
+
+
+def _check_stages(directory: pathlib.Path, agents: list[str], seed: int) -> None:
+    """The same of bindings that do not go with the data."""
+    # What there is to say of it, of lengths for one thing, is said when it is used.
+    with contextlib.redirect_stdout(io.StringIO()):
+        for agent in agents:
+            train(_bind(directory, agent, seed), distilled=str(directory), check_only=True)
+        check_targets(directory / VOCABULARY)
+
+
+def _is_recorded(directory: pathlib.Path) -> bool:
+    """Whether an experiment was begun there; a record that is empty was cut by a full disk."""
+    record = directory / _RECORD
+    return record.is_file() and record.stat().st_size > 0
 
 
 def _check_record(directory: pathlib.Path) -> None:
@@ -69,8 +99,7 @@ def _check_record(directory: pathlib.Path) -> None:
       RequestError: some binding is another one.
     """
     record = directory / _RECORD
-    # One that is empty was cut by a full disk.
-    if not record.is_file() or not record.stat().st_size:
+    if not _is_recorded(directory):
         return
     before = _bindings(files.read_text(record, "delete it, or choose another --model_dir"))
     now = _bindings(gin.config_str())

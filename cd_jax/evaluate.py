@@ -15,6 +15,7 @@ import jax
 from cd_jax import run
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.errors import RequestError
+from cd_jax.macros import resolved
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import SelfLearningProcess, tokenised
 from cd_jax.ranges import PositiveInt, Seed
@@ -159,8 +160,7 @@ def evaluate(
     Raises:
       RequestError: no checkpoint, no such task, data that is missing or malformed, or a split without labels.
     """
-    if split == UNLABELLED:
-        raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
+    _check_split(split)
     samples = [("source", source, Sample(source_per_task, sample_seed))]
     samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
     asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
@@ -177,6 +177,27 @@ def evaluate(
         # At once: what comes after may be interrupted, or be refused.
         written = _add(trained, found)
     return written
+
+
+def check_targets(vocabulary: pathlib.Path) -> None:
+    """Reads what `evaluate` is bound to decode.
+
+    Args:
+      vocabulary: with which it will be read.
+
+    Raises:
+      RequestError: a target or split is not there, or a question or an answer in it is longer than gin allows.
+    """
+    targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
+    _check_split(split)
+    process = run.make_process("baseline", run.use_vocabulary(vocabulary), lambda mesh: EpisodicMemory(mesh=mesh))
+    for target in targets:
+        process.eval_feed(tokenised(target, split))
+
+
+def _check_split(split: str) -> None:
+    if split == UNLABELLED:
+        raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
 
 
 def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:

@@ -64,6 +64,7 @@ def train(
     eval_period: PositiveInt = 200,
     eval_per_task: PositiveInt | None = None,
     log_period: PositiveInt = 50,
+    check_only: bool = False,
 ) -> None:
     """Trains until the validation error stops improving or the budget ends; goes on where an earlier call was stopped.
 
@@ -80,6 +81,7 @@ def train(
       eval_period: steps between evaluations on the validation split; each is also saved.
       eval_per_task: validation examples of each task; None takes all.
       log_period: steps between lines of progress and metrics; divides `eval_period`.
+      check_only: reads everything, for the errors, and trains nothing.
 
     Raises:
       RequestError: the data, bindings or checkpoint do not fit; nothing was written.
@@ -90,7 +92,8 @@ def train(
         trainer = Trainer(
             model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task
         )
-        trainer.run(eval_period, log_period)
+        if not check_only:
+            trainer.run(eval_period, log_period)
 
 
 def check_periods(eval_period: int, log_period: int) -> None:

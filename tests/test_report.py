@@ -285,3 +285,12 @@ def test_a_logarithmic_axis_has_figures():
     curve = plots.Curve("baseline", 0, [(100, 2.2), (200, 0.3), (300, 0.15)])
     drawn = plots.learning_curves([curve], "training loss", {"baseline": "#000000"}, logarithmic=True)
     assert "mathdefault" not in drawn
+
+
+def test_labels_of_the_chart_are_as_narrow_as_their_bars():
+    scored = {"task": "babi_qa1_names", "accuracy": 0.5, "n": 20, "sample": {"per_task": 20, "seed": 0}}
+    run = {"agent": "baseline", "seed": 0, "source": scored, "targets": [scored, scored | {"task": "t"}]}
+    drawn = plots.accuracy_chart({"meta": {}, "runs": [run]}, {"baseline": "#000000"})
+    told = [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", drawn) if "0." not in text]
+    assert "babi_qa1_names" in told and max(map(len, told)) < 20
+    assert " ".join(told).count("20 of each task by seed 0") == 3

@@ -126,6 +126,7 @@ def _facts(results: Json) -> list[tuple[str, str]]:
     facts = [
         ("Trained on", _trained_on(results)),
         ("Tested without fine-tuning on", targets),
+        *_cut(results),
         ("Agents", ", ".join(table.by_agent(results))),
         ("Seeds", examples.plain(meta.get("seeds"))),
         ("Hardware", examples.plain(meta.get("hardware"))),
@@ -133,6 +134,20 @@ def _facts(results: Json) -> list[tuple[str, str]]:
         ("Versions", examples.plain(meta.get("versions"))),
     ]
     return [(term, description or "not recorded") for term, description in facts]
+
+
+def _cut(results: Json) -> list[tuple[str, str]]:
+    """Of which tasks some prompts did not fit, and their share for the agent that has least room."""
+    told = []
+    recorded = False
+    for column in table.columns(results):
+        cuts = [cut for run in results["runs"] if (cut := table.score(run, column).get("truncated"))]
+        recorded = recorded or bool(cuts)
+        prompts, facts = (max((cut.get(name, 0) for cut in cuts), default=0) for name in ("prompts", "facts"))
+        if prompts:
+            lost = f", {100 * facts:.0f} % a supporting fact" if facts else ""
+            told.append(f"{column.full_name}: {100 * prompts:.0f} % lose their start{lost}")
+    return [("Prompts that did not fit", "; ".join(told) or "none")] if recorded else []
 
 
 def _trained_on(results: Json) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _COLOURS = {"baseline": "#5f6b7a", "cd_finetune": "#0072b2", "cd_memory": "#d55e
 _OTHER_COLOURS = ("#009e73", "#cc79a7", "#b8860b", "#7b4fa3", "#56b4e9", "#8c564b")
 _WIDTH, _HEIGHT = 4.8, 3.0  # inches: small, so that the labels stay readable on a telephone
 _GROUP_WIDTH = 1.5  # inches for one task
+_LABEL_WIDTH = 19  # characters below it
 MOST_POINTS = 400  # of one line: more cannot be seen, but would make the page heavy
 _MUTED = "#5b6470"
 _STYLE = {
@@ -163,7 +165,8 @@ def _draw_bar(ax: axes.Axes, centre: float, width: float, found: list[float], co
 
 def _group_label(column: table.Column) -> str:
     role = f"{column.role}, {column.size}" if column.size else column.role
-    return f"{column.task}\n{role}"
+    # As wide as a group: how a sample was drawn takes several lines.
+    return "\n".join(line for text in (column.task, role) for line in textwrap.wrap(text, _LABEL_WIDTH))
 
 
 def _chart(width: float) -> tuple[figure.Figure, axes.Axes]:

@@ -122,7 +122,7 @@ def _score_problem(scores: Json) -> str:
         found = scores.get(name)
         if found is not None and figure(found) is None:
             return f"has an `{name}` that is no number"
-        if found is not None and name in _SHARES and not 0 <= found <= 1:
+        if found is not None and name in _SHARES and not _is_share(found):
             return f"has an `{name}` of {found}, which is not in 0..1"
         if found is not None and name in _COUNTS and not _is_count(found):
             return f"has an `{name}` of {found}, which counts nothing"
@@ -154,6 +154,10 @@ def _is_count(value: Any) -> bool:
     return _is_integer(value) and value >= 0
 
 
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
 def _is_number(value: Any) -> bool:
     return figure(value) is not None
 
@@ -176,7 +180,8 @@ _COUNTS = ("n", "unpaired", "tasks_at_95")
 # How a score came about, see `scores`.
 _OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("role", "split", "parameters", "setting"), _is_text),
-    **dict.fromkeys(("sample", "decoding", "memory", "truncated"), _is_object),
+    **dict.fromkeys(("sample", "decoding", "memory"), _is_object),
+    "truncated": lambda value: _is_object(value) and all(map(_is_share, value.values())),
     "step": _is_integer,
 }
 # What a run has beside its scores, where it has it.
