@@ -7,6 +7,10 @@ STAMP := $(VENV)/installed
 # What asks most of Python, JAX and SeqIO, in minutes: for a second environment, see .ci/run.
 QUICK := losses decoding step memory index negatives configuration bindings source verifier feature_converter
 
+# What one test has compiled, the programs that others start need not compile again.
+test test-quick test-slow demo-small: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/$(VENV)/compiled
+test test-quick test-slow demo-small: export JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS := 0.1
+
 .PHONY: install demo demo-small test test-quick test-slow lint format types vocabulary clean
 
 install: $(STAMP)
