@@ -134,8 +134,8 @@ def test_added_tokens_have_their_ids(folder, unigram, tmp_path, where):
     [
         ("added_tokens.json", {"<sep>": 600}, r"the added token '<sep>' has the id 600, but none has the one before"),
         ("added_tokens.json", {"<sep>": 7}, r"the added token '<sep>' has the id 7 of the piece"),
-        ("added_tokens.json", {"a b": 500}, r"the added token 'a b' \(500\) is no word with an id"),
-        ("added_tokens.json", {"<sep>": "x"}, r"the added token '<sep>' \(x\) is no word with an id"),
+        ("added_tokens.json", {"a b": 500}, r"the added token 'a b' \('500'\) is no word with an id"),
+        ("added_tokens.json", {"<sep>": "x"}, r"the added token '<sep>' \('x'\) is no word with an id"),
         ("added_tokens.json", {"<sep>": -1}, r"is no word with an id"),
         ("added_tokens.json", {"<sep>": 2**70}, r"but none has the one before"),
         ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder is no object"),

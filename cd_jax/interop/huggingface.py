@@ -247,10 +247,12 @@ def _tensors(folder: pathlib.Path) -> dict[str, _Stored]:
     """All tensors of the folder by Hugging Face's names, opened but not read."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         file = _open(folder / WEIGHTS)
+        names.check_names(file.keys(), folder / WEIGHTS)
         return {name: _Stored(folder / WEIGHTS, file, name) for name in file.keys()}  # noqa: SIM118  It is no dictionary.
     of = files.read_json(folder / INDEX, _MEND).get("weight_map")
     if not isinstance(of, dict) or not all(isinstance(file, str) and _NAME.fullmatch(file) for file in of.values()):
         raise RequestError(f"{folder / INDEX}: lacks weight_map, which says where the tensors are; {_MEND}")
+    names.check_names(of, folder / INDEX)
     opened = {file: _open(folder / file) for file in sorted(set(of.values()))}
     for name, file in of.items():
         if name not in opened[file].keys():  # noqa: SIM118

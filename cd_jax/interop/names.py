@@ -10,7 +10,7 @@ Formats of other programs are read and written tensor by tensor under the flat n
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -94,6 +94,13 @@ def check(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int
             f"{where}: holds a tensor {name} {list(found[name])} that the network does not have; "
             "give the configuration that it was saved with"
         )
+
+
+def check_names(found: Iterable[str], where: object) -> None:
+    """Raises RequestError where a tensor's name has characters that nobody prints."""
+    for name in found:
+        if not name.isprintable():
+            raise RequestError(f"{where}: has a tensor named {name[:80]!r}; copy it again, whole")
 
 
 def check_finite(array: np.ndarray, name: str, where: object) -> None:

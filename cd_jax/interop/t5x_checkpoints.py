@@ -252,6 +252,7 @@ def _tensors(path: str | os.PathLike, prefix: str) -> dict[str, Any]:
     found = {name: entry for name, entry in _entries(file).items() if name.startswith(prefix)}
     if not found:
         raise RequestError(f"{file}: lacks {prefix}, which every checkpoint of T5X has")
+    names.check_names(found, file)
     # All at once: a store far away takes its time for each.
     context = ts.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     opening = {name: _open(name, path, entry, context) for name, entry in found.items() if isinstance(entry, dict)}

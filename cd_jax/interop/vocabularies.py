@@ -125,7 +125,7 @@ def _listed(file: pathlib.Path, tokens: Any) -> list[dict[str, Any]]:
 def _token(file: pathlib.Path, number: Any, token: Any) -> tuple[int, str]:
     text = token.get("content") if isinstance(token, dict) else None
     if type(number) is not int or number < 0 or not isinstance(text, str) or text.split() != [text]:
-        raise RequestError(f"{file}: the added token {str(text)[:40]!r} ({str(number)[:20]}) is no word with an id")
+        raise RequestError(f"{file}: the added token {str(text)[:40]!r} ({str(number)[:20]!r}) is no word with an id")
     if number not in _SPECIAL and token.get("single_word"):
         raise RequestError(f"{file}: the added token {text[:40]!r} is one of whole words, which cannot be imported")
     return number, text
@@ -154,7 +154,7 @@ def _add(model: Model, tokens: Mapping[int, str], folder: pathlib.Path) -> None:
 
 def _converted(file: pathlib.Path, described: Mapping[str, Any]) -> Model:
     """The pieces of a `tokenizer.json`, without those at its end that were added."""
-    added = {token.get("id") for token in _listed(file, described.get("added_tokens", []))}
+    added = [token.get("id") for token in _listed(file, described.get("added_tokens", []))]
     model = tokenizers.ModelProto()
     try:
         _normalize(model.normalizer_spec, described)
