@@ -121,7 +121,8 @@ def test_two_at_once(trained, distilled, tmp_path, capfd):
         [sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "ready\n"
-        assert runs.here(runs.train_arguments(folder, distilled, TRAIN_STEPS=20)) == 2
+        given = runs.train_arguments(folder, distilled, TRAIN_STEPS=20, MESH_MODEL=4, MESH_DATA=2)
+        assert runs.here(given) == 2
         assert f"{folder}: cd_jax train (process {other.pid}) writes there now" in capfd.readouterr().err
         other.stdin.close()
         other.wait()
@@ -141,7 +142,8 @@ def test_what_would_change_the_result_is_refused(bound, name, trained, distilled
     folder = tmp_path / "run"
     shutil.copytree(trained[0], folder)
     before = runs.snapshot(folder)
-    assert runs.here(runs.train_arguments(folder, distilled, TRAIN_STEPS=20, **bound)) == 2
+    on_eight = {"MESH_MODEL": 4, "MESH_DATA": 2}
+    assert runs.here(runs.train_arguments(folder, distilled, TRAIN_STEPS=20, **on_eight, **bound)) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and "not " in error
     assert name in error or name.rpartition(".")[2] in error, error
