@@ -13,6 +13,8 @@ VERSION = "1.0.0"
 
 # The one field that is not a text.
 _LIST = "supporting_facts"
+# What the data that is prepared never has.
+_LEFT_OUT = "explanations"
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -22,13 +24,15 @@ def features() -> tfds.features.FeaturesDict:
         {
             field.name: tfds.features.Sequence(text) if field.name == _LIST else text
             for field in dataclasses.fields(Example)
+            if field.name != _LEFT_OUT
         }
     )
 
 
 def to_record(example: Example) -> dict[str, Any]:
     """The example as a builder yields it."""
-    return vars(example) | {_LIST: list(example.supporting_facts)}
+    fields = {name: value for name, value in vars(example).items() if name != _LEFT_OUT}
+    return fields | {_LIST: list(example.supporting_facts)}
 
 
 def from_record(record: Mapping[str, Any]) -> Example:
