@@ -43,6 +43,7 @@ def generated(builder, manual_dir):
 
 def as_written(examples):
     """What is prepared has no explanations of its own: all fields but that one."""
+    examples = list(examples)
     assert all(example.explanations == () for _, example in examples)
     return [
         (key, {k: list(v) if k == "supporting_facts" else v for k, v in vars(one).items() if k != "explanations"})
