@@ -12,7 +12,7 @@ from annotated_types import Interval
 
 from cd_jax import configurables
 from cd_jax.errors import RequestError
-from cd_jax.macros import macro_of
+from cd_jax.macros import last_macro, macro_of
 
 _KINDS = {
     int: "a whole number",
@@ -72,8 +72,8 @@ def _items(name: str, whole: Any, value: Any, wanted: Any) -> Iterator[tuple[str
       The name under which a user would bind it, all that is bound to this name, the value, and its annotation. What
       gin makes only when it is read, is left out.
     """
-    while (macro := macro_of(value)) is not None:
-        name, value = macro, gin.query_parameter(f"{macro}/macro.value")
+    if macro_of(value) is not None:
+        name, value = last_macro(value)
         whole = value
     if isinstance(value, gin.config.ConfigurableReference):
         return

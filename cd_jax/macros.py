@@ -12,10 +12,25 @@ def macro_of(value: Any) -> str | None:
     return None
 
 
+def last_macro(value: Any, name: str = "") -> tuple[str, Any]:
+    """The macro that holds the value in the end, `TRAIN_STEPS` of `DECAY_STEPS = %TRAIN_STEPS`, and the value; else
+    `name` and the value as it is."""
+    while (macro := macro_of(value)) is not None:
+        name, value = macro, gin.query_parameter(f"{macro}/macro.value")
+    return name, value
+
+
+def bound_to(configurable: str) -> str:
+    """What is bound to the parameters of a configurable, as a user binds it: `WARMUP_STEPS=100, TRAIN_STEPS=5`."""
+    selector = gin.config._REGISTRY.get_match(configurable).selector
+    bound = gin.config._CONFIG.get(("", selector), {})
+    found = (last_macro(value, f"{configurable}.{name}") for name, value in bound.items())
+    return ", ".join(f"{name}={value!r}" for name, value in found)
+
+
 def resolved(value: Any) -> Any:
     """A bound value with all macros in it replaced by theirs; other references as text."""
-    while (macro := macro_of(value)) is not None:
-        value = gin.query_parameter(f"{macro}/macro.value")
+    _, value = last_macro(value)
     if isinstance(value, dict):
         return {key: resolved(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.macros import bound_to
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.process import AGENTS, Agent, SelfLearningProcess
 from cd_jax.ranges import Seed
@@ -94,8 +96,11 @@ def make_solver(vocab_size: int) -> Solver:
     try:
         return Solver(T5Config(), vocab_size)  # type: ignore[call-arg]  # gin binds the rest
     except ValueError as error:
-        # Of optax: what it says is in the first line, what gin adds in those after it.
-        raise RequestError(f"the bindings of the solver do not go together: {str(error).splitlines()[0]}") from error
+        # Of optax: what it says is in the first line; those after it are gin's, and name what was called.
+        why, *calls = str(error).splitlines()
+        named = re.search(r"'([\w.]+)'", " ".join(calls))
+        told = f"{why.rstrip('.')}; change {bound_to(named[1]) if named else 'what is bound to it'}"
+        raise RequestError(f"the bindings of the solver do not go together: {told}") from error
 
 
 def make_process(

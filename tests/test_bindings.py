@@ -79,6 +79,7 @@ def test_defaults_are_within_their_ranges():
         ("SEEDS=[0, 4294967296]", []),
         ("distill.seed=-1", []),
         ("TRAIN_STEPS=0", ["a whole number of at least 1"]),
+        ("TRAIN_STEPS=100", ["cosine_decay_schedule", "WARMUP_STEPS=100, TRAIN_STEPS=100"]),
         ("TRAIN_SECONDS=-1", ["Budget.seconds"]),
         ("PATIENCE=0", []),
         ("EVAL_PERIOD=0", ["train.eval_period"]),

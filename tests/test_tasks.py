@@ -180,7 +180,7 @@ class TestRegistry:
         assert row["inputs"].tolist() != [*vocabularies.load().encode(example.prompt), 1]
 
     def test_a_missing_vocabulary_leaves_everything_as_it_was(self, tmp_path, vocabulary):
-        with pytest.raises(RequestError, match=r"lost\.model: no such vocabulary"):
+        with pytest.raises(RequestError, match=r"lost\.model: no such file; a SentencePiece model belongs there"):
             tasks.register(vocabulary=tmp_path / "lost.model")
         assert_loads("babi_qa12_low_data", vocabulary)
         assert "babi_short" in seqio.MixtureRegistry.names()

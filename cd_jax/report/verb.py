@@ -3,7 +3,7 @@
 import pathlib
 
 from cd_jax.report import page, results, table
-from cd_jax.rundir import files
+from cd_jax.rundir import files, lock
 
 
 def report(model_dir: str) -> str:
@@ -21,8 +21,10 @@ def report(model_dir: str) -> str:
     directory = pathlib.Path(model_dir)
     runs = results.run_dirs(directory)
     files.clean_up(directory)
-    merged = results.merge(directory)
-    files.write_json(directory / "results.json", merged)
+    # Of a single run it is the file that `eval` adds to.
+    with lock.in_turn(directory):
+        merged = results.merge(directory)
+        files.write_json(directory / "results.json", merged)
     written = page.write(directory)
     return (
         f"\n{table.render(merged)}\n\n"

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import glob
+import itertools
 import json
 import os
 import pathlib
@@ -257,9 +259,11 @@ def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
 
 def clean_up(directory: Path) -> None:
     """Removes what writers left anywhere in `directory` when they were killed; what a living one writes stays."""
-    for left in list(pathlib.Path(directory).rglob(_TEMPORARY.format("*"))):
+    # os.walk passes over folders that another process removes meanwhile, as rglob does not.
+    found = [pathlib.Path(folder, name) for folder, *names in os.walk(directory) for name in itertools.chain(*names)]
+    for left in fnmatch.filter(map(str, found), f"*/{_TEMPORARY.format('*')}"):
         with contextlib.suppress(OSError):
-            _remove_if_dead(left)
+            _remove_if_dead(pathlib.Path(left))
 
 
 def _remove_if_dead(left: pathlib.Path) -> None:
