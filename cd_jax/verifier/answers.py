@@ -51,8 +51,8 @@ def normalize_answer(answer: str) -> str:
     As in SQuAD, case, articles, punctuation and needless whitespace count for nothing, since a solver's `The kitchen.`
     is the same answer as `kitchen`. What tells answers apart stays:
 
-    - The items of a list keep their order, as a path (`s,e`) must, and as bAbI's own measure holds it of what somebody
-      carries (`milk, football`). They are joined by a bare comma.
+    - The items of a list keep their order, as a path (`s,e`) must; in bAbI, `milk,football` and `football,milk` are
+      two answers, too. They are joined by a bare comma.
     - Numbers keep what stands within them (`1.5`, `3:30`, `1/2`, `2-3`), their signs (`-1`, `+1`, `<5`, `5%`) and a
       leading point. A minus may be spelt as a dash. A currency counts for nothing: `$5` is `5`.
     - Articles and punctuation stay where nothing else would, so that none of `a`, `?` and `,` is empty.
