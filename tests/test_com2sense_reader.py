@@ -17,7 +17,12 @@ FILES = {"train": "train", "validation": "train", "test": "dev", "unlabelled": "
 
 
 def row(number, label="True", **changes):
-    return {"id": f"id{number:02d}", "sent": f"Statement {number}. ", "label": label, "domain": "time"} | changes
+    return {
+        "id": f"id{number:02d}" if isinstance(number, int) else f"id{number}",
+        "sent": f"Statement {number}. ",
+        "label": label,
+        "domain": "time",
+    } | changes
 
 
 def write(folder, rows, partners, name="dev"):
@@ -118,6 +123,23 @@ COUPLE = mutual(("id01", "id02"))
         ([PAIR[0], row(2, "False", domain=3)], COUPLE, ["statement 2", "'domain' is 3"]),
         ([row(1, scenario=""), PAIR[1]], COUPLE, ["statement 1", "'scenario' is ''"]),
         ([row(1, numeracy=True), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is True", "a string"]),
+        ([row(1, numeracy="Tree"), PAIR[1]], COUPLE, ["statement 1", "numeracy 'Tree'", "'True' or 'False'"]),
+        ([row(1, numeracy=float("nan")), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is nan"]),
+        ([PAIR[0], row(2, "False", sent=float("inf"))], COUPLE, ["statement 2", "'sent' is inf"]),
+        ([PAIR[0], row(2, "False", sents="B.")], COUPLE, ["statement 2", "key 'sents' is none of id, sent, label"]),
+        ([PAIR[0], row("1/2")], COUPLE, ["statement 2", "id 'id1/2' has a blank or a slash"]),
+        ([PAIR[0], row("1 2")], COUPLE, ["statement 2", "id 'id1 2' has a blank or a slash"]),
+        ([PAIR[0], row(2, "False", sent="B\x00.")], COUPLE, ["statement 2", "'sent' has the character U+0000"]),
+        ([PAIR[0], row(2, "False", sent="B\ud800.")], COUPLE, ["statement 2", "'sent' has the character U+D800"]),
+        ([PAIR[0], row(2, "False", domain="ti\x7fme")], COUPLE, ["statement 2", "'domain' has the character U+007F"]),
+        ([PAIR[0], row("\ud800")], COUPLE, ["statement 2", "'id' has the character U+D800"]),
+        ('[{"id": "a", "sent": "A.", "sent": "B."}]', COUPLE, ["statement 1", "key 'sent' stands there twice"]),
+        (PAIR, '{"id01": "id02", "id02": "id01", "id01": "id02"}', ["/pair_id_dev.json: 'id01' stands there twice"]),
+        ('[{"id": "a", "label": "True", "sent": ' + "9" * 5000 + "}]", COUPLE, ["statement 1", "'sent' is inf"]),
+        (PAIR, '{"id01": ' + "9" * 5000 + "}", ["'id01' is paired with inf"]),
+        ("[" * 100_000, COUPLE, ["/dev.json: nested too deep"]),
+        (PAIR, '{"a":' * 100_000, ["/pair_id_dev.json: nested too deep"]),
+        ([PAIR[0], row(2, "False", sent=[["B."] * 99] * 99)], COUPLE, ["statement 2", "'sent' is [["]),
     ],
 )
 def test_malformed_file(tmp_path, rows, partners, parts):
@@ -127,6 +149,7 @@ def test_malformed_file(tmp_path, rows, partners, parts):
     assert message.startswith(str(tmp_path))
     assert "\n" not in message
     assert ";" in message
+    assert len(message) < len(str(tmp_path)) + 250
     for part in parts:
         assert part in message
 
