@@ -43,7 +43,7 @@ def ids(examples):
 
 def test_pairs_are_adjacent_and_unpaired_rows_stay(tmp_path):
     rows = [row(3), row(9), row(1, "False"), row(5), row(2, "False", sent="Two  blanks.  "), row(4)]
-    partners = mutual(("id03", "id02"), ("id05", "id01"), ("id09", "absent"))
+    partners = mutual(("id03", "id02"), ("id05", "id01"), ("id09", "absent"), ("id04", "lost"))
     examples = reader.read(write(tmp_path, rows, partners), "test", "c2s")
     assert ids(examples) == ["id03", "id02", "id09", "id01", "id05", "id04"]
     first, second, alone = examples[:3]
@@ -58,7 +58,7 @@ def test_pairs_are_adjacent_and_unpaired_rows_stay(tmp_path):
 @pytest.mark.parametrize(("count", "held_out"), [(2, 1), (9, 1), (20, 2)])
 def test_holds_out_whole_pairs(tmp_path, count, held_out):
     rows = [row(n, "True") for n in range(count)] + [row(99)] + [row(n + count, "False") for n in range(count)]
-    partners = mutual(*((f"id{n:02d}", f"id{n + count:02d}") for n in range(count)))
+    partners = mutual(*((f"id{n:02d}", f"id{n + count:02d}") for n in range(count)), ("id99", "absent"))
     write(tmp_path, rows, partners, "train")
     train, validation = (reader.read(tmp_path, split, "t") for split in ("train", "validation"))
     assert len(validation) == 2 * held_out
@@ -119,6 +119,7 @@ COUPLE = mutual(("id01", "id02"))
         ([row(1), row(2)], COUPLE, ["'id01' and 'id02' have the same label"]),
         ([], COUPLE, ["/dev.json: empty", "a list of statements"]),
         (PAIR, {}, ["/pair_id_dev.json: empty", "an object of pairs"]),
+        ([*PAIR, row(3)], COUPLE, ["/pair_id_dev.json: has no complement of 'id03', statement 3"]),
         (PAIR, mutual(("id03", "id04")), ["/pair_id_dev.json: pairs no two of the 2 statements"]),
         ([PAIR[0], row(2, "False", domain=3)], COUPLE, ["statement 2", "'domain' is 3"]),
         ([row(1, scenario=""), PAIR[1]], COUPLE, ["statement 1", "'scenario' is ''"]),

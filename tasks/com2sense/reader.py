@@ -7,7 +7,7 @@ What the release does, and what is made of it here:
   `comparison` or `comparative`. The spelling of train.json is used for all.
 - One statement of dev.json has the scenario `physical`, and the two of a pair differ in domain, scenario or numeracy
   now and then (1 pair of dev.json, 2 of test.json). They stay as they are.
-- 22 ids of pair_id_dev.json have no row in dev.json. They are passed over.
+- 22 ids of pair_id_dev.json have no row in dev.json. They are passed over. Each statement has its complement there.
 - Two statements of train.json stand there with either label, and three are in train.json and in test.json. They stay.
 """
 
@@ -151,6 +151,12 @@ def _partners(path: epath.Path, rows: dict[str, Row]) -> dict[str, str]:
     paired = {one: other for one, other in partners.items() if one in rows and other in rows}
     if not paired:
         raise RequestError(f"{path}: pairs no two of the {len(rows)} statements; {_RESTORE}")
+    for number, one in enumerate(rows, 1):
+        # In the release each statement has one; without this check, damage to an id would lose a pair silently.
+        if one not in partners:
+            raise RequestError(
+                f"{path}: has no complement of {texts.shown(one)}, statement {number}; restore the original files"
+            )
     return paired
 
 
