@@ -10,6 +10,7 @@ import seqio
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import files
+from cd_jax.tasks import texts
 from cd_jax.tasks.source import Read
 from cd_jax.types import Example
 from cd_jax.verifier import answers
@@ -137,7 +138,7 @@ def _read_lines(task: str, folder: str, split: str) -> Sequence[Example]:
 def _parse(record: files.Json) -> tuple[str, str, list[str]]:
     unknown = sorted(record.keys() - set(_FIELDS))
     if unknown:
-        raise ValueError(f"has {unknown[0]!r}, which is none of {', '.join(_FIELDS)}")
+        raise ValueError(f"has {texts.shown(unknown[0])}, which is none of {', '.join(_FIELDS)}")
     explanation = record.get("explanation", [])
     said = [explanation] if isinstance(explanation, str) else explanation
     if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
@@ -145,4 +146,11 @@ def _parse(record: files.Json) -> tuple[str, str, list[str]]:
     for field in ("prompt", "answer"):
         if not isinstance(record[field], str) or not record[field].strip():
             raise TypeError(f"its {field} is no text")
+    for field, text in (
+        ("prompt", record["prompt"]),
+        ("answer", record["answer"]),
+        *(("explanation", t) for t in said),
+    ):
+        if odd := texts.odd_in_text(text):
+            raise ValueError(f"its {field} has the character {odd}, which no text has")
     return record["prompt"].strip(), record["answer"].strip(), said

@@ -96,11 +96,12 @@ def test_no_such_task_or_split(tmp_path, number, split, wrong):
     ("data", "parts"),
     [
         (b"", ["is empty"]),
-        (b"1 A.\n", ["holds no questions"]),
+        (b"1 A.\n", [".txt:1: the story ends here without a question"]),
+        (b"1 A.\n2 A?\ta\t1", [".txt:2: the last line has no end", "end it with a newline"]),
         (b"1 A.\n2 B\xff.\n", [".txt:2: ", "UTF-8"]),
         (b"1 A.\n3 B.\n", [".txt:2: id 3"]),
     ],
-    ids=["empty", "no question", "not UTF-8", "malformed"],
+    ids=["empty", "no question", "no end", "not UTF-8", "malformed"],
 )
 def test_damaged_file(tmp_path, data, parts):
     (tmp_path / "qa1_test.txt").write_bytes(data)

@@ -17,7 +17,12 @@ FILES = {"train": "train", "validation": "train", "test": "dev", "unlabelled": "
 
 
 def row(number, label="True", **changes):
-    return {"id": f"id{number:02d}", "sent": f"Statement {number}. ", "label": label, "domain": "time"} | changes
+    return {
+        "id": f"id{number:02d}" if isinstance(number, int) else f"id{number}",
+        "sent": f"Statement {number}. ",
+        "label": label,
+        "domain": "time",
+    } | changes
 
 
 def write(folder, rows, partners, name="dev"):
@@ -38,7 +43,7 @@ def ids(examples):
 
 def test_pairs_are_adjacent_and_unpaired_rows_stay(tmp_path):
     rows = [row(3), row(9), row(1, "False"), row(5), row(2, "False", sent="Two  blanks.  "), row(4)]
-    partners = mutual(("id03", "id02"), ("id05", "id01"), ("id09", "absent"))
+    partners = mutual(("id03", "id02"), ("id05", "id01"), ("id09", "absent"), ("id04", "lost"))
     examples = reader.read(write(tmp_path, rows, partners), "test", "c2s")
     assert ids(examples) == ["id03", "id02", "id09", "id01", "id05", "id04"]
     first, second, alone = examples[:3]
@@ -53,7 +58,7 @@ def test_pairs_are_adjacent_and_unpaired_rows_stay(tmp_path):
 @pytest.mark.parametrize(("count", "held_out"), [(2, 1), (9, 1), (20, 2)])
 def test_holds_out_whole_pairs(tmp_path, count, held_out):
     rows = [row(n, "True") for n in range(count)] + [row(99)] + [row(n + count, "False") for n in range(count)]
-    partners = mutual(*((f"id{n:02d}", f"id{n + count:02d}") for n in range(count)))
+    partners = mutual(*((f"id{n:02d}", f"id{n + count:02d}") for n in range(count)), ("id99", "absent"))
     write(tmp_path, rows, partners, "train")
     train, validation = (reader.read(tmp_path, split, "t") for split in ("train", "validation"))
     assert len(validation) == 2 * held_out
@@ -114,10 +119,28 @@ COUPLE = mutual(("id01", "id02"))
         ([row(1), row(2)], COUPLE, ["'id01' and 'id02' have the same label"]),
         ([], COUPLE, ["/dev.json: empty", "a list of statements"]),
         (PAIR, {}, ["/pair_id_dev.json: empty", "an object of pairs"]),
+        ([*PAIR, row(3)], COUPLE, ["/pair_id_dev.json: has no complement of 'id03', statement 3"]),
         (PAIR, mutual(("id03", "id04")), ["/pair_id_dev.json: pairs no two of the 2 statements"]),
         ([PAIR[0], row(2, "False", domain=3)], COUPLE, ["statement 2", "'domain' is 3"]),
         ([row(1, scenario=""), PAIR[1]], COUPLE, ["statement 1", "'scenario' is ''"]),
         ([row(1, numeracy=True), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is True", "a string"]),
+        ([row(1, numeracy="Tree"), PAIR[1]], COUPLE, ["statement 1", "numeracy 'Tree'", "'True' or 'False'"]),
+        ([row(1, numeracy=float("nan")), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is nan"]),
+        ([PAIR[0], row(2, "False", sent=float("inf"))], COUPLE, ["statement 2", "'sent' is inf"]),
+        ([PAIR[0], row(2, "False", sents="B.")], COUPLE, ["statement 2", "key 'sents' is none of id, sent, label"]),
+        ([PAIR[0], row("1/2")], COUPLE, ["statement 2", "id 'id1/2' has a blank or a slash"]),
+        ([PAIR[0], row("1 2")], COUPLE, ["statement 2", "id 'id1 2' has a blank or a slash"]),
+        ([PAIR[0], row(2, "False", sent="B\x00.")], COUPLE, ["statement 2", "'sent' has the character U+0000"]),
+        ([PAIR[0], row(2, "False", sent="B\ud800.")], COUPLE, ["statement 2", "'sent' has the character U+D800"]),
+        ([PAIR[0], row(2, "False", domain="ti\x7fme")], COUPLE, ["statement 2", "'domain' has the character U+007F"]),
+        ([PAIR[0], row("\ud800")], COUPLE, ["statement 2", "'id' has the character U+D800"]),
+        ('[{"id": "a", "sent": "A.", "sent": "B."}]', COUPLE, ["statement 1", "key 'sent' stands there twice"]),
+        (PAIR, '{"id01": "id02", "id02": "id01", "id01": "id02"}', ["/pair_id_dev.json: 'id01' stands there twice"]),
+        ('[{"id": "a", "label": "True", "sent": ' + "9" * 5000 + "}]", COUPLE, ["statement 1", "'sent' is inf"]),
+        (PAIR, '{"id01": ' + "9" * 5000 + "}", ["'id01' is paired with inf"]),
+        ("[" * 100_000, COUPLE, ["/dev.json: nested too deep"]),
+        (PAIR, '{"a":' * 100_000, ["/pair_id_dev.json: nested too deep"]),
+        ([PAIR[0], row(2, "False", sent=[["B."] * 99] * 99)], COUPLE, ["statement 2", "'sent' is [["]),
     ],
 )
 def test_malformed_file(tmp_path, rows, partners, parts):
@@ -127,6 +150,7 @@ def test_malformed_file(tmp_path, rows, partners, parts):
     assert message.startswith(str(tmp_path))
     assert "\n" not in message
     assert ";" in message
+    assert len(message) < len(str(tmp_path)) + 250
     for part in parts:
         assert part in message
 

@@ -245,6 +245,12 @@ def test_json_lines(tmp_path):
         ('{"prompt": " ", "answer": "b"}', "prompt is no text"),
         ('{"prompt": "a", "answer": "b", "explanation": 3}', "neither text nor a list"),
         ('{"prompt": "a", "answer": "b", "explanations": "c"}', "'explanations', which is none of"),
+        ('{"prompt": "a\\ud800", "answer": "b"}', r"its prompt has the character U\+D800"),
+        ('{"prompt": "a", "answer": "b\\u0000"}', r"its answer has the character U\+0000"),
+        (
+            '{"prompt": "a", "answer": "b", "explanation": ["c", "\\u001b"]}',
+            r"its explanation has the character U\+001B",
+        ),
         ('["a", "b"]', "not a JSON object"),
         ('{"prompt": "a", "answer": "b"', "not JSON"),
     ],

@@ -1,5 +1,8 @@
 """The metrics of the tasks: against counts by hand, and as SeqIO calls them."""
 
+import collections
+import itertools
+
 import numpy as np
 import pytest
 import seqio
@@ -8,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd_jax.tasks import metrics
-from cd_jax.tasks.com2sense import reader
+from cd_jax.tasks.babi import format
+from cd_jax.tasks.babi.archive import TASK_NAMES
+from cd_jax.tasks.babi.worlds import generate
+from cd_jax.tasks.babi.worlds.shifts import SHIFTS
+from cd_jax.tasks.com2sense import pairs, reader
 from cd_jax.types import Example
-from originals import COM2SENSE_DIR, needs_com2sense
+from cd_jax.verifier.answers import ExactMatch
+from originals import BABI_DIR, COM2SENSE_DIR, needs_babi, needs_com2sense
 
 ROWS = st.lists(
     st.tuples(st.booleans(), st.sampled_from(["", *"abcdef"]), st.sampled_from(["", "time", "social"])),
@@ -205,3 +213,51 @@ def test_original_statements_by_domain_and_scenario():
     for group in scores["by_domain"].values():
         assert group["pairwise_accuracy"] == 0.0
         assert group["accuracy"] == pytest.approx(0.5, abs=0.01)
+
+
+# No two answers of a task are the same to the metrics
+
+
+def assert_told_apart(found):
+    """Each of the answers is right where it is expected, and only there; and wrong is who says nothing."""
+    for one, other in itertools.product({*found, ""}, found):
+        assert ExactMatch()([one], [other]) == [one == other], (one, other)
+
+
+def released_answers(number):
+    """The distinct answers of a task in all files of the archive."""
+    return {
+        question.answer
+        for path in BABI_DIR.glob(f"*/qa{number}_*.txt")
+        for story in format.parse(path.read_bytes().split(b"\n"), path.name)
+        for question in story.questions()
+    }
+
+
+@needs_babi
+@pytest.mark.parametrize("number", list(TASK_NAMES))
+def test_released_answers_of_babi(number):
+    found = released_answers(number)
+    counts = {5: 7, 6: 2, 7: 4, 8: 14, 9: 2, 10: 3, 15: 4, 16: 4, 17: 2, 18: 2, 19: 12, 20: 7}
+    assert len(found) == counts.get(number, 6)
+    assert_told_apart(found)
+
+
+@needs_babi
+def test_orders_of_lists_are_answers_of_their_own():
+    for number in (8, 19):
+        lists = collections.Counter(frozenset(answer.split(",")) for answer in released_answers(number))
+        assert max(lists.values()) > 1
+
+
+@pytest.mark.parametrize("number", list(TASK_NAMES))
+def test_answers_of_the_embedded_worlds(number):
+    for shift in (None, "names", "places", "objects"):
+        setting = SHIFTS[shift] if shift else generate.RELEASED
+        stories = itertools.islice(generate.stories(number, 0, setting), 40)
+        assert_told_apart({question.answer for story in stories for question in story.questions()})
+
+
+def test_answers_of_com2sense():
+    assert_told_apart({example.answer for example in pairs.read("test", "pairs")})
+    assert_told_apart(set(reader.ANSWERS.values()))

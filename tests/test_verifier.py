@@ -51,6 +51,19 @@ def test_parse_answer_takes_what_follows_the_last_marker(update, answer):
         ("the milk, an apple", "milk,apple"),
         ("  went   back ", "went back"),
         ("yes,", "yes"),
+        ("It is 3:30.", "it is 3:30"),
+        ("1.5, (2)", "1.5,2"),
+        ("−1", "-1"),
+        ("–1", "-1"),
+        ("- 1", "-1"),
+        ("$5", "5"),
+        ("-$5", "-5"),
+        ("5 %", "5%"),
+        ("5...", "5"),
+        ("...5", "5"),
+        ("#5", "5"),
+        ("COVID-19", "covid19"),
+        ("1. a kitchen", "1 kitchen"),
     ],
 )
 def test_normalize_equal(one, other):
@@ -58,7 +71,22 @@ def test_normalize_equal(one, other):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("s,e", "e,s"), ("s,e", "se"), ("s,e", "s"), ("a", ""), ("a", "the"), ("?", ""), ("a,b", "b")]
+    ("one", "other"),
+    [
+        *[("s,e", "e,s"), ("s,e", "se"), ("s,e", "s"), ("a", ""), ("a", "the"), ("?", ""), ("a,b", "b"), (",", "")],
+        *[("vitamin a", "vitamin"), ("none", "nothing"), ("no", "none"), ("maybe", "yes"), ("no", "")],
+        *[("1.5", "15"), ("1,5", "1.5"), ("1,5", "15"), (".5", "5"), ("-.5", ".5"), ("-5", "5"), ("+5", "5")],
+        *[
+            ("3:30", "330"),
+            ("1/2", "12"),
+            ("2-3", "23"),
+            ("2-3", "2--3"),
+            ("1e-5", "1e5"),
+            ("5%", "5"),
+            ("1-1", "1--1"),
+        ],
+        *[("<5", ">5"), ("<5", "5"), ("<5", "<=5"), ("x=-1", "x=1"), ("3,-1", "3,1"), ("10+", "10"), ("v1.5", "v15")],
+    ],
 )
 def test_normalize_different(one, other):
     assert normalize_answer(one) != normalize_answer(other)
@@ -68,7 +96,15 @@ def test_normalize_different(one, other):
 def test_normalize_is_idempotent_for_words(text):
     once = normalize_answer(text)
     assert once == once.strip()
-    assert bool(once) == bool(text.replace(",", "").strip())
+    assert bool(once) == bool(text.strip())
+
+
+@given(*[st.from_regex(r"[-+<>]?(0|[1-9]\d{0,2})([.:/-]\d{1,2}){0,2}%?", fullmatch=True)] * 2, st.booleans())
+def test_numbers_are_as_different_as_they_were(one, other, listed):
+    if listed:
+        one, other = f"{one},{other}", f"{other},{one}"
+    assert (normalize_answer(one) == normalize_answer(other)) == (one == other)
+    assert normalize_answer(f"It is ({one}).").endswith(one)
 
 
 def test_exact_match():

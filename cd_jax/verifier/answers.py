@@ -16,7 +16,20 @@ from cd_jax.ranges import NonNegativeInt, PositiveInt
 # Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
 ANSWER_PATTERN = re.compile(r"(.*)answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation + "‘’“”–—…")
+_PUNCTUATION = re.escape(string.punctuation + "‘’“”—…")
+# What of it belongs to a number: all that stands within it; before it, signs, unless a hyphen joins it to a word, and a
+# leading decimal point; after it, `%` and `+`.
+_OF_NUMBERS = (
+    rf"(?<=\d)[{_PUNCTUATION}]+(?=\d)",
+    r"(?:(?<![^\W\d_])-|(?<=\de)-|[+<>=])+(?=[$£€]?\.?\d)",
+    r"(?<![\w.])\.(?=\d)",
+    r"(?<=\d)[%+]",
+)
+_DROPPED = re.compile(rf"({'|'.join(_OF_NUMBERS)})|[{_PUNCTUATION}]")
+# Blanks between a number and its sign.
+_APART = re.compile(r"(?<=\d)\s+(?=%)|(?<=^-)\s+(?=[$£€]?\.?\d)")
+# A minus, and the dash that typesetters put in its place.
+_MINUS = str.maketrans("−–", "--")
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -33,22 +46,30 @@ def parse_update(generation: str) -> str:
 
 
 def normalize_answer(answer: str) -> str:
-    """Lower-cases and drops punctuation, articles and needless whitespace, as SQuAD does, but keeps lists.
+    """What two answers that say the same have in common.
 
-    The items of a list (`s,e` or `milk, football`) keep their order and are joined by a bare comma. Articles and
-    punctuation stay where nothing else would: the answer `a` is not the empty answer.
+    As in SQuAD, case, articles, punctuation and needless whitespace count for nothing, since a solver's `The kitchen.`
+    is the same answer as `kitchen`. What tells answers apart stays:
+
+    - The items of a list keep their order, as a path (`s,e`) must; in bAbI, `milk,football` and `football,milk` are
+      two answers, too. They are joined by a bare comma.
+    - Numbers keep what stands within them (`1.5`, `3:30`, `1/2`, `2-3`), their signs (`-1`, `+1`, `<5`, `5%`) and a
+      leading point. A minus may be spelt as a dash. A currency counts for nothing: `$5` is `5`.
+    - Articles and punctuation stay where nothing else would, so that none of `a`, `?` and `,` is empty.
+      An article at the end of an item is none: `vitamin a` is not `vitamin`.
     """
-    items = [_normalize_item(item) for item in answer.lower().split(",")]
-    return ",".join(item for item in items if item)
+    items = [_normalize_item(item) for item in answer.lower().translate(_MINUS).split(",")]
+    return ",".join(item for item in items if item) or answer.strip()[:1]
 
 
 def _normalize_item(item: str) -> str:
-    words = item.translate(_PUNCTUATION).split() or item.split()
-    return " ".join([word for word in words if word not in _ARTICLES] or words)
+    *words, last = _DROPPED.sub(r"\1", _APART.sub("", item.strip())).split() or item.split() or [""]
+    return " ".join([word for word in words if word not in _ARTICLES] + [last])
 
 
 def _tokens(answer: str) -> list[str]:
-    return normalize_answer(answer).replace(",", " ").split()
+    normalized = normalize_answer(answer)
+    return normalized.replace(",", " ").split() or normalized.split()
 
 
 class Verifier(Protocol):

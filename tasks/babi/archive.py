@@ -100,7 +100,12 @@ def _has_validation_files(folder: epath.Path) -> bool:
 # Keyed by the bytes themselves, not by the path, so that a file that changes is never served stale.
 @functools.lru_cache(maxsize=64)
 def _parse(data: bytes, source: str) -> tuple[Story, ...]:
-    return tuple(parse(data.split(b"\n"), source))
+    stories = tuple(parse(data.split(b"\n"), source))
+    if not data.rstrip(b" ").endswith(b"\n"):
+        # Of a supporting id like 12 a cut may have left 1.
+        number, mend = data.count(b"\n") + 1, "end it with a newline, or restore the original file"
+        raise RequestError(f"{source}:{number}: the last line has no end, so that the file may be cut; {mend}")
+    return stories
 
 
 def read_stories(babi_dir: str | os.PathLike, task_number: int, split: str, layout: str | None = None) -> list[Story]:

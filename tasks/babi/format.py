@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from cd_jax.errors import RequestError
+from cd_jax.tasks import texts
 from cd_jax.tasks.babi.story import Question, Story
 
 # At most nine digits: an id of more is a damaged file, and int() refuses the very long ones.
@@ -26,21 +27,21 @@ def parse(lines: Iterable[bytes], source: str) -> Iterator[Story]:
 
     An id of 1 starts a story. What the releases do is taken: blanks before a tab, several supporting ids in any order,
     ids of questions within the count. So are blanks at the end of a line, CRLF, a byte order mark, and blank lines at
-    the end of the file.
+    the end of the file. Each story ends with a question, as all of the releases do: one that does not is cut.
 
     Args:
       lines: of one file, with or without their ends, e.g. the file itself, opened to read bytes.
       source: the name of the file, for error messages.
 
     Raises:
-      RequestError: a line is malformed, or no line is a question; the message names source, line and mend.
+      RequestError: a line is malformed, or there is none; the message names source, line and mend.
     """
     story: list[str | Question] = []
-    asked = False
+    number = 0
     for number, line in _numbered(lines, source):
         line_id, text = _split(line, source, number)
         if line_id == 1 and story:
-            yield Story(tuple(story))
+            yield _ended(story, source, number - 1)
             story = []
         elif line_id != len(story) + 1:
             expected = f"{len(story) + 1}, or 1 for a new story" if story else "1"
@@ -48,10 +49,16 @@ def parse(lines: Iterable[bytes], source: str) -> Iterator[Story]:
         # No statement of bAbI has a question mark: one without a tab is a question that lost its answer.
         is_question = "\t" in text or "?" in text
         story.append(_question(text, story, source, number) if is_question else text)
-        asked = asked or is_question
-    if not asked:
-        raise RequestError(f"{source}: {'holds no questions' if story else 'is empty'}; {_RESTORE}")
-    yield Story(tuple(story))
+    if not story:
+        raise RequestError(f"{source}: is empty; {_RESTORE}")
+    yield _ended(story, source, number)
+
+
+def _ended(story: list[str | Question], source: str, number: int) -> Story:
+    """The story whose last line has that number."""
+    if isinstance(story[-1], str):
+        raise _malformed(source, number, "the story ends here without a question", _RESTORE)
+    return Story(tuple(story))
 
 
 def write(stories: Iterable[Story]) -> Iterator[str]:
@@ -70,16 +77,18 @@ def _numbered(lines: Iterable[bytes], source: str) -> Iterator[tuple[int, str]]:
     blank = 0
     for number, raw in enumerate(lines, 1):
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             wrong = f"byte {error.start + 1} of the line is not UTF-8"
             raise _malformed(source, number, wrong, _RESTORE) from error
-        if not line:
+        if odd := texts.odd_in_sentence(line):
+            raise _malformed(source, number, f"the character {odd}, which no text has", f"remove it or {_RESTORE}")
+        if not line.strip():
             blank = blank or number
         elif blank:
             raise _malformed(source, blank, "blank line inside the file", f"remove it or {_RESTORE}")
         else:
-            yield number, line
+            yield number, line.strip()
 
 
 def _split(line: str, source: str, number: int) -> tuple[int, str]:

@@ -7,17 +7,19 @@ What the release does, and what is made of it here:
   `comparison` or `comparative`. The spelling of train.json is used for all.
 - One statement of dev.json has the scenario `physical`, and the two of a pair differ in domain, scenario or numeracy
   now and then (1 pair of dev.json, 2 of test.json). They stay as they are.
-- 22 ids of pair_id_dev.json have no row in dev.json. They are passed over.
+- 22 ids of pair_id_dev.json have no row in dev.json. They are passed over. Each statement has its complement there.
 - Two statements of train.json stand there with either label, and three are in train.json and in test.json. They stay.
 """
 
 import json
 import os
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from etils import epath
 
 from cd_jax.errors import RequestError
+from cd_jax.tasks import texts
 from cd_jax.types import Example
 
 QUESTION = "Does this make sense?"
@@ -27,18 +29,36 @@ ANSWERS = {"True": "yes", "False": "no"}
 
 _FILES = {"train": "train", "validation": "train", "test": "dev", UNLABELLED: "test"}
 _FACETS = ("domain", "scenario", "numeracy")
+_KEYS = ("id", "sent", "label", *_FACETS)
 # After lower-casing; `flase` stands in dev.json.
 _SPELLINGS = {"temporal": "time", "comparative": "comparison", "flase": "false"}
 _MEND = "give --com2sense_dir the folder with train.json, dev.json, test.json and pair_id_*.json"
 _RESTORE = "restore the original file"
+_ID = re.compile(r"[^\s/]+")
 
 Row = dict[str, str]
+
+
+class _Twice(NamedTuple):
+    """Stands for an object of JSON in which a name stands twice, of which Python would keep the last."""
+
+    name: str
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            return _Twice(name)
+        found[name] = value
+    return found
 
 
 def _load(path: epath.Path, kind: type) -> Any:
     """The content of a JSON file whose top level is of `kind`, and not empty."""
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+        # No number is of use here; as floats, the very long ones do no harm.
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_object, parse_int=float)
     except FileNotFoundError:
         raise RequestError(f"{path}: no such file; {_MEND}") from None
     except OSError as error:
@@ -48,7 +68,11 @@ def _load(path: epath.Path, kind: type) -> Any:
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise RequestError(f"{path}:{number}: not UTF-8; {_RESTORE}") from error
+    except RecursionError:
+        raise RequestError(f"{path}: nested too deep; {_RESTORE}") from None
     wanted = {list: "a list of statements", dict: "an object of pairs of ids"}[kind]
+    if isinstance(content, _Twice):
+        raise RequestError(f"{path}: {texts.shown(content.name)} stands there twice; remove one")
     if not isinstance(content, kind):
         raise RequestError(f"{path}: not {wanted}; {_RESTORE}")
     if not content:
@@ -59,27 +83,40 @@ def _load(path: epath.Path, kind: type) -> Any:
 def _text(row: Row, key: str, where: str) -> str:
     """The value of a key, with single spaces: many statements end in blanks or have two between sentences."""
     if not isinstance(row[key], str) or not row[key].strip():
-        raise RequestError(f"{where}: '{key}' is {row[key]!r}; make it a string that is not empty")
+        raise RequestError(f"{where}: '{key}' is {texts.shown(row[key])}; make it a string that is not empty")
+    if odd := texts.odd_in_sentence(row[key]):
+        raise RequestError(f"{where}: '{key}' has the character {odd}, which no text has; remove it or {_RESTORE}")
     return " ".join(row[key].split())
 
 
 def _row(row: Any, where: str, labelled: bool) -> Row:
     """What matters here of one statement, checked; `answer` is empty where there are no labels."""
     if not isinstance(row, dict):
-        raise RequestError(f"{where}: not an object; {_RESTORE}")
+        twice = f"key {texts.shown(row.name)} stands there twice" if isinstance(row, _Twice) else "not an object"
+        raise RequestError(f"{where}: {twice}; {_RESTORE}")
+    if unknown := sorted(row.keys() - set(_KEYS)):
+        raise RequestError(
+            f"{where}: key {texts.shown(unknown[0])} is none of {', '.join(_KEYS)}; remove it or {_RESTORE}"
+        )
     needed = ("id", "sent", "label") if labelled else ("id", "sent")
     for key in needed:
         if key not in row:
             raise RequestError(f"{where}: key '{key}' is missing; add it or {_RESTORE}")
-    texts = {key: _text(row, key, where) for key in (*needed, *_FACETS) if key in row}
+    found = {key: _text(row, key, where) for key in (*needed, *_FACETS) if key in row}
     if labelled and row["label"] not in ANSWERS:
-        raise RequestError(f"{where}: label {row['label']!r}; make it 'True' or 'False'")
-    facets = {key: texts.get(key, "").lower() for key in _FACETS}
+        raise RequestError(f"{where}: label {texts.shown(row['label'])}; make it 'True' or 'False'")
+    # Ids of examples are made of it, and those of a submission again of them.
+    if not _ID.fullmatch(found["id"]):
+        raise RequestError(f"{where}: id {texts.shown(found['id'])} has a blank or a slash; {_RESTORE}")
+    facets = {key: found.get(key, "").lower() for key in _FACETS}
+    facets = {key: _SPELLINGS.get(spelt, spelt) for key, spelt in facets.items()}
+    if facets["numeracy"] not in ("true", "false", ""):
+        raise RequestError(f"{where}: numeracy {texts.shown(row['numeracy'])}; make it 'True' or 'False'")
     return {
-        "id": texts["id"],
-        "sent": texts["sent"],
+        "id": found["id"],
+        "sent": found["sent"],
         "answer": ANSWERS[row["label"]] if labelled else "",
-        **{key: _SPELLINGS.get(spelt, spelt) for key, spelt in facets.items()},
+        **facets,
     }
 
 
@@ -89,7 +126,9 @@ def _rows(path: epath.Path, labelled: bool) -> dict[str, Row]:
     for number, raw in enumerate(_load(path, list), 1):
         row = _row(raw, f"{path}: statement {number}", labelled)
         if row["id"] in rows:
-            raise RequestError(f"{path}: statement {number}: id '{row['id']}' stands there twice; remove one")
+            raise RequestError(
+                f"{path}: statement {number}: id {texts.shown(row['id'])} stands there twice; remove one"
+            )
         rows[row["id"]] = row
     return rows
 
@@ -101,15 +140,23 @@ def _partners(path: epath.Path, rows: dict[str, Row]) -> dict[str, str]:
         back = partners.get(other) if isinstance(other, str) else None
         if back != one or one == other:
             raise RequestError(
-                f"{path}: {one!r} is paired with {other!r}, which is paired with {back!r}; make the two name each other"
+                f"{path}: {texts.shown(one)} is paired with {texts.shown(other)}, "
+                f"which is paired with {texts.shown(back)}; make the two name each other"
             )
         if one in rows and other in rows and rows[one]["answer"] == rows[other]["answer"] != "":
             raise RequestError(
-                f"{path}: {one!r} and {other!r} have the same label; of two complements one is True, one is False"
+                f"{path}: {texts.shown(one)} and {texts.shown(other)} have the same label; "
+                "of two complements one is True, one is False"
             )
     paired = {one: other for one, other in partners.items() if one in rows and other in rows}
     if not paired:
         raise RequestError(f"{path}: pairs no two of the {len(rows)} statements; {_RESTORE}")
+    for number, one in enumerate(rows, 1):
+        # In the release each statement has one; without this check, damage to an id would lose a pair silently.
+        if one not in partners:
+            raise RequestError(
+                f"{path}: has no complement of {texts.shown(one)}, statement {number}; restore the original files"
+            )
     return paired
 
 
