@@ -54,6 +54,7 @@ class TestParseJson:
             (b'{"a": NaN}', "NaN is no number"),
             (b"[-Infinity]", "-Infinity is no number"),
             (b"[1e999]", "1e999 is too large a number"),
+            (b'[{"a": 1, "b": 2, "a": 1}]', "'a' stands twice in an object"),
             (b"", "not JSON"),
         ],
     )

@@ -34,10 +34,11 @@ def parse_json(text: bytes | str) -> Any:
 
     Raises:
       ValueError: it is none, in one line: also where it is not UTF-8, is nested too deep, has a number of thousands of
-        digits, or NaN and Infinity, which JSON does not know.
+        digits, or NaN and Infinity, which JSON does not know, or one name twice in an object, where it leaves open which
+        value counts.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         # Without its own "line 1", which is wrong within a file of lines.
         where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
@@ -46,6 +47,15 @@ def parse_json(text: bytes | str) -> Any:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except RecursionError:
         raise ValueError("not JSON that anyone wrote: nested too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Json:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:50]!r} stands twice in an object")
+    return found
 
 
 def _refuse_constant(name: str) -> None:
