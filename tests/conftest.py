@@ -13,7 +13,12 @@ os.environ["XLA_FLAGS"] = f"{_USER.get('XLA_FLAGS', '')} --xla_force_host_platfo
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# How long a test takes says as much of what else runs on the machine.
+hypothesis.settings.register_profile("cd_jax", deadline=None)
+hypothesis.settings.load_profile("cd_jax")
 
 
 @pytest.fixture(scope="session")

@@ -160,13 +160,13 @@ def stories(draw):
     return Story((*lines, Question("Is it?", "yes", (1,))))
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(st.lists(stories(), min_size=1, max_size=4))
 def test_parsing_what_is_written_gives_the_same(told):
     assert list(format.parse((line.encode() for line in format.write(told)), "x")) == told
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(st.binary(max_size=200))
 def test_damaged_bytes_are_read_or_refused_in_one_line(data):
     valid = "".join(format.write(STORIES)).encode()
@@ -178,7 +178,7 @@ def test_damaged_bytes_are_read_or_refused_in_one_line(data):
         assert "\n" not in str(error)
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(stories(), st.randoms())
 def test_a_story_that_asks_less_keeps_its_facts(told, rng):
     kept = {question for question in told.questions() if rng.random() < 0.5}

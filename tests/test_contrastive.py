@@ -25,7 +25,7 @@ def drawn(shape, seed):
 
 
 class TestInfoNCE:
-    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.settings(max_examples=60)
     @hypothesis.given(SHAPES, st.integers(0, 2**32))
     def test_equals_the_formula(self, shape, seed):
         positive, scores, log_weights = drawn(shape, seed)

@@ -78,9 +78,7 @@ def test_running_again_changes_nothing(tmp_path, uninterrupted):
     assert content(tmp_path) == uninterrupted
 
 
-@hypothesis.settings(
-    deadline=None, max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
+@hypothesis.settings(max_examples=40, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(st.data())
 def test_broken_off_at_any_byte(tmp_path, uninterrupted, data):
     whole = uninterrupted["updates.jsonl"]

@@ -84,7 +84,6 @@ def test_the_example_of_the_docstring():
 
 # Every try traces a graph: shrinking a failure would take minutes.
 @hypothesis.settings(
-    deadline=None,
     max_examples=30,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.reuse, hypothesis.Phase.generate),
 )

@@ -232,7 +232,7 @@ class TestExact:
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(values, exact)
 
-    @hypothesis.settings(deadline=None, max_examples=30)
+    @hypothesis.settings(max_examples=30)
     @hypothesis.given(st.integers(0, 1000), st.sampled_from([1, 3]), st.sampled_from([0, 1, 40]), st.booleans())
     def test_the_best_blocks_hold_the_best(self, seed, count, blocks_more, many_equal):
         random = np.random.default_rng(seed)

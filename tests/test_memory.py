@@ -225,7 +225,7 @@ TURNS = st.lists(st.tuples(ADDITIONS, st.sets(st.integers(0, 5)), st.lists(st.in
 
 class TestEviction:
     @pytest.mark.parametrize("evict", episodic.EVICT)
-    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.settings(max_examples=60)
     @hypothesis.given(st.integers(1, 6), TURNS)
     def test_equals_a_plain_list(self, evict, capacity, turns):
         memory, model = EpisodicMemory(capacity=capacity, evict=evict), _Model(capacity, evict)
@@ -336,9 +336,7 @@ ENTRIES = st.builds(
 
 
 class TestFiles:
-    @hypothesis.settings(
-        deadline=None, max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-    )
+    @hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
     @hypothesis.given(st.lists(ENTRIES, min_size=1, max_size=5))
     @hypothesis.example([Entry("é", "line\u2028separator\x85", "\n\r\x1c tab\t"), Entry("b", "\ud800", "🦜")])
     def test_save_and_load(self, tmp_path, entries):

@@ -241,7 +241,7 @@ class TestCdf:
         kept = scores[mask].astype(float)
         return np.array([((kept < s).mean() + (kept <= s).mean()) / 2 for s in scores.astype(float)])
 
-    @hypothesis.settings(deadline=None, max_examples=60)
+    @hypothesis.settings(max_examples=60)
     @hypothesis.given(
         st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=6, max_size=6).filter(
             lambda rows: any(kept for _, kept in rows)

@@ -35,7 +35,7 @@ def one_by_one(prompt: list[int], update: list[int], ordinal: list[int], length:
     return (head + kept + [0] * length)[:length]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(tokens(PROMPT), st.lists(tokens(UPDATE), min_size=3, max_size=3)), min_size=2, max_size=2),
     st.sampled_from([6, 12, 31]),

@@ -102,7 +102,7 @@ class TestRetrieve:
         assert (found.rows[2] >= 0).all()
         np.testing.assert_array_equal(np.isinf(found.distances), found.rows < 0)
 
-    @hypothesis.settings(deadline=None, max_examples=20)
+    @hypothesis.settings(max_examples=20)
     @hypothesis.given(
         st.lists(st.integers(1, 4), min_size=1, max_size=8), st.integers(1, 3), st.booleans(), st.integers(0, 1000)
     )

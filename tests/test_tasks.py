@@ -118,7 +118,6 @@ class TestRegistry:
         tasks.register()
         assert tasks.examples("babi_qa6_low_data", "train") == drawn["babi_qa6_low_data", 0]
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 12), st.integers(0, 3))
     def test_low_data_takes_of_each_family_before_it_takes_twice(self, families, size, seed):
         rows = [
@@ -285,7 +284,6 @@ class TestSample:
         tasks.register(com2sense_dir=COM2SENSE_DIR)
         assert_sample(tasks.examples("com2sense", "test"), tasks.examples("com2sense", "test", size), size)
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 60))
     def test_at_most_so_many_in_order_with_pairs_whole(self, paired, size):
         rows = [
@@ -295,7 +293,6 @@ class TestSample:
         ]
         assert_sample(rows, sample.Sample(size).of(rows, "test"), size)
 
-    @hypothesis.settings(deadline=None)
     @hypothesis.given(st.lists(st.integers(1, 6), min_size=1, max_size=20), st.data())
     def test_a_smaller_sample_is_part_of_a_larger_one(self, stories, data):
         rows = [
@@ -339,7 +336,7 @@ class TestVocabulary:
         assert vocabulary.vocab_size <= vocabularies.padded_size(vocabulary) < vocabulary.vocab_size + 128
         assert vocabularies.padded_size(vocabulary) % 128 == 0
 
-    @hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+    @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
     @hypothesis.given(st.lists(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1), max_size=8))
     def test_decodes_what_it_encodes(self, vocabulary, words):
         text = " ".join(words)

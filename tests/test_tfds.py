@@ -85,7 +85,7 @@ def data_dir(small, tmp_path_factory):
         },
     )
 )
-@hypothesis.settings(deadline=None, max_examples=50)
+@hypothesis.settings(max_examples=50)
 def test_a_record_is_the_example_again(example):
     features = records.features()
     written = features.serialize_example(records.to_record(example))

@@ -11,7 +11,7 @@ import traceback
 
 import gin
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
@@ -49,7 +49,6 @@ EXAMPLES = st.builds(
 
 
 class TestOracle:
-    @settings(deadline=None)
     @given(example=EXAMPLES, attempt=st.none() | st.text(), seed=st.integers(), num_updates=st.integers(0, 5))
     def test_distinct_and_deterministic(self, example, attempt, seed, num_updates):
         explanations = OracleTeacher().explain(example, attempt, num_updates, seed)
@@ -107,7 +106,6 @@ def _update(number=0, text="because"):
 
 
 class TestStore:
-    @settings(deadline=None)
     @given(updates=UPDATES, cut=st.integers(0, 10))
     def test_round_trip(self, tmp_path_factory, updates, cut):
         first, second = updates[:cut], updates[cut:]

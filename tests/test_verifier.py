@@ -5,7 +5,7 @@ import collections
 import gin
 import pytest
 import sacrebleu
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cd_jax.verifier.answers import (
@@ -116,7 +116,6 @@ def test_token_f1():
     assert scores == pytest.approx([1, 2 / 3, 0, 1, 1 / 2])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5))
 def test_chrf_equals_sacrebleu(pairs):
     predictions, expected = [one for one, _ in pairs], [other for _, other in pairs]
@@ -131,7 +130,6 @@ def test_chrf_plus_plus_equals_sacrebleu():
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
-@settings(deadline=None)
 @given(one=st.text(max_size=20), other=st.text(max_size=20))
 def test_scores_are_between_0_and_1(verifier, one, other):
     (score,) = verifier()([one], [other])

@@ -34,8 +34,8 @@ def parse_json(text: bytes | str) -> Any:
 
     Raises:
       ValueError: it is none, in one line: also where it is not UTF-8, is nested too deep, has a number of thousands of
-        digits, or NaN and Infinity, which JSON does not know, or one name twice in an object, where it leaves open which
-        value counts.
+        digits, has NaN and Infinity, which JSON does not know, or one name twice in an object, of which it leaves open
+        which counts.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_object)
