@@ -163,11 +163,13 @@ class Trainer:
           RequestError: there are none, or they are of another network or another vocabulary.
         """
         found, solver = sources.recognise(folder), self._process.solver
-        if found.vocabulary() != self._vocabulary_path.read_bytes():
+        vocabulary = self._vocabulary_path.read_bytes()
+        if found.vocabulary() != vocabulary:
             raise RequestError(
                 f"{self._vocabulary_path}: is not the vocabulary of {folder}; "
                 f"distill into another --model_dir with --gin.distill.vocabulary=\"'{folder}'\""
             )
+        found.check_pieces(vocabulary, self._vocabulary_path, folder)
         found.check_network(solver.config.shape(), folder)
         return found.read(solver.abstract_state().params)
 

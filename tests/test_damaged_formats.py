@@ -27,7 +27,10 @@ from cd_jax.solver.config import T5Config
 from cd_jax.tasks import vocabulary
 
 FEW, MANY = 60, 10_000
-SMALL = dataclasses.replace(test_huggingface.OURS, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_decoder_layers=2)
+SMALL = dataclasses.replace(
+    test_huggingface.OURS,
+    emb_dim=8, num_heads=2, head_dim=4, mlp_dim=8, num_encoder_layers=1, num_decoder_layers=1,
+)  # fmt: skip
 TEXT = "John went to the <extra_id_0>. Where is John? ☃"
 
 

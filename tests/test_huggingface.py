@@ -412,6 +412,89 @@ def test_files_that_are_missing_or_cut_off(copied):
             huggingface.read_config(copied)
 
 
+def header(file: pathlib.Path, change) -> None:
+    """Writes a safetensors file anew, with what `change` makes of its header."""
+    content = file.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    described = json.loads(content[8 : 8 + size])
+    change(described)
+    said = json.dumps(described).encode()
+    file.write_bytes(len(said).to_bytes(8, "little") + said + content[8 + size :])
+
+
+NORM = "encoder.final_layer_norm.weight"
+HUGE = 10**18
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"data_offsets": [-128, 0]},
+        {"data_offsets": [0, 10**15]},
+        {"data_offsets": [2**64 - 128, 2**64]},
+        {"data_offsets": [128, 0]},
+        {"data_offsets": [0, 128]},
+        {"data_offsets": []},
+        {"shape": [HUGE, HUGE]},
+        {"shape": [HUGE]},
+        {"shape": [-32]},
+        {"shape": [31]},
+        {"dtype": "F999"},
+        {"dtype": "F64"},
+    ],
+    ids=str,
+)
+def test_headers_that_overflow_are_one_line(copied, given):
+    header(copied / huggingface.WEIGHTS, lambda described: described[NORM].update(given))
+    with pytest.raises(RequestError, match=r"model\.safetensors: is damaged or cut off") as raised:
+        huggingface.read(copied, abstract_params(OURS))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("size", [0, 2**40, 2**63, 2**64 - 1])
+def test_a_header_of_another_size_is_one_line(copied, size):
+    file = copied / huggingface.WEIGHTS
+    file.write_bytes(size.to_bytes(8, "little") + file.read_bytes()[8:])
+    with pytest.raises(RequestError, match=r"model\.safetensors: is damaged or cut off") as raised:
+        huggingface.read(copied, abstract_params(OURS))
+    assert "\n" not in str(raised.value)
+
+
+def test_an_index_and_files_that_contradict_it_are_refused(copied):
+    whole = load_file(copied / huggingface.WEIGHTS)
+    (copied / huggingface.WEIGHTS).unlink()
+    parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    of = {name: parts["decoder" in name] for name in whole}
+
+    def refused(of: dict, *contents: set[str], text: str = "") -> str:
+        for part, content in zip(parts, contents, strict=True):
+            save_file({name: whole[name] for name in content}, copied / part, metadata={"format": "pt"})
+        (copied / huggingface.INDEX).write_text(text or json.dumps({"weight_map": of}))
+        with pytest.raises(RequestError) as raised:
+            huggingface.read(copied, abstract_params(OURS))
+        assert "\n" not in str(raised.value) and str(copied) in str(raised.value)
+        return str(raised.value).removeprefix(f"{copied}/")
+
+    first, second = ({name for name in of if of[name] == part} for part in parts)
+    lacks = refused(of, first - {NORM}, second)
+    assert lacks == f"{parts[0]}: lacks the tensor {NORM}, which {huggingface.INDEX} says is there; copy it again"
+    twice = refused(of, first, second | {NORM})
+    assert twice.startswith(
+        f"{parts[1]}: holds the tensor {NORM}, which {huggingface.INDEX} says is in {parts[0]}; copy"
+    )
+    unnamed = refused({name: of[name] for name in of if name != NORM}, first, second)
+    assert unnamed.startswith(
+        f"{parts[0]}: holds the tensor {NORM}, which {huggingface.INDEX} says is in no file; copy"
+    )
+    # One name twice: the last is taken, and the file of the first holds it.
+    doubled = json.dumps({"weight_map": of})[:-2] + f', "{NORM}": "{parts[1]}"}}}}'
+    assert refused(of, first, second, text=doubled).startswith(f"{parts[1]}: lacks the tensor {NORM}")
+    assert "says is in" in refused(of, first, second | {NORM}, text=doubled)
+    nowhere = of | {NORM: "../model.safetensors"}
+    assert "lacks weight_map" in refused(nowhere, first, second)
+    assert "lacks the tensor encoder.extra" in refused(of | {"encoder.extra": parts[0]}, first, second)
+
+
 def test_a_network_that_hugging_faces_t5_has_not_is_not_written(tmp_path):
     config = dataclasses.replace(OURS, mlp_activations=("relu", "linear"))
     with pytest.raises(RequestError, match=r"T5Config\.mlp_activations=\('relu', 'linear'\)"):

@@ -1,7 +1,9 @@
 """`cd_jax import` and `cd_jax export` as a user starts them; training that begins with what was imported."""
 
+import dataclasses
 import json
 import pathlib
+import shlex
 import shutil
 
 import numpy as np
@@ -13,6 +15,7 @@ import sentencepiece
 import test_huggingface
 from safetensors.numpy import load_file
 
+from cd_jax import interop
 from cd_jax.checkpoints import Checkpoints, Progress
 from cd_jax.interop import huggingface
 from cd_jax.solver.solver import Solver, TrainState
@@ -84,6 +87,14 @@ def test_there_and_back_through_t5x(kind, imported, source, tmp_path):
     assert command("import", model, str(tmp_path / "t5x"), TARGET_LENGTH=24) == 0
     assert command("export", model, "--format=hf", f"--output={tmp_path / 'hf'}", T5Config__dropout_rate=0.0) == 0
     assert_equal_tensors(tmp_path / "hf", source)
+    if kind == "t5x":
+        # Which activation gates, a checkpoint of T5X's does not say: who knows it, binds it.
+        silu = "('silu', 'linear')"
+        arguments = (str(tmp_path / "t5x"), f"--gin.T5Config.mlp_activations={silu}")
+        assert command("import", tmp_path / "silu", *arguments, TARGET_LENGTH=24) == 0
+        assert f"T5Config.mlp_activations = {silu}" in (tmp_path / "silu" / "config.gin").read_text()
+        ungated = (arguments[0], "--gin.T5Config.mlp_activations=('relu',)")
+        assert command("import", tmp_path / "relu", *ungated, TARGET_LENGTH=24) == 2
 
 
 def test_transformers_writes_what_cd_jax_infer_writes(imported):
@@ -107,28 +118,31 @@ def test_transformers_writes_what_cd_jax_infer_writes(imported):
     assert said == [row["generation"] for row in rows]
 
 
+def training(folder: pathlib.Path, **more) -> dict:
+    """Bindings of two steps that begin with a model and, at a rate of 0, leave its parameters what they were."""
+    given = {**LENGTHS, "SOURCE": f"'{runs.SOURCE}'", "AGENT": "'cd_finetune'", "BATCH_SIZE": 8}
+    given |= {"INITIAL_CHECKPOINT": f"'{folder}'", "LEARNING_RATE": 0.0, "END_RATE": 0.0, "WARMUP_STEPS": 0}
+    given |= {"TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "train.log_period": 2, "train.eval_per_task": 4, **more}
+    return {name.replace(".", "__"): value for name, value in given.items()}
+
+
 def test_training_begins_with_the_imported_parameters(imported, source, tmp_path, capfd):
-    run, given = tmp_path / "run", {**LENGTHS, "SOURCE": f"'{runs.SOURCE}'", "AGENT": "'cd_finetune'"}
-    given |= {"INITIAL_CHECKPOINT": f"'{imported}'", "BATCH_SIZE": 8, "LEARNING_RATE": 0.0}
-    given |= {"TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "train.log_period": 2, "train.eval_per_task": 4}
-    bindings = {name.replace(".", "__"): value for name, value in given.items()}
+    run, bindings = tmp_path / "run", training(imported)
     train = (f"--gin_file={imported / 'config.gin'}",)
     # Distilled without the imported vocabulary: nothing is written.
     other = tmp_path / "other"
     assert command("distill", other, SOURCE=f"'{runs.SOURCE}'") == 0
-    assert command("train", run, *train, **bindings, train__distilled=f"'{other}'") == 2
-    told = capfd.readouterr().err
+    told = said(capfd, status=command("train", run, *train, **bindings, train__distilled=f"'{other}'"))
     assert f"is not the vocabulary of {imported}" in told
     assert "--gin.distill.vocabulary=" in told
     assert not run.exists()
     vocabulary = f"'{imported / 'vocabulary.model'}'"
     assert command("distill", run, SOURCE=f"'{runs.SOURCE}'", distill__vocabulary=vocabulary) == 0
     # Without the imported config.gin the network is another.
-    assert command("train", run, **{**bindings, "train__distilled": f"'{run}'"}) == 2
-    told = capfd.readouterr().err
-    assert "network.emb_dim=32, not 64" in told
-    assert f"give --gin_file={imported / 'config.gin'}" in told
-    # At a rate of 0 the parameters stay what they were.
+    capfd.readouterr()
+    told = said(capfd, status=command("train", run, **bindings))
+    assert "T5Config.emb_dim=32 (here 64), T5Config.num_heads=8 (here 4), " in told
+    assert f"; give --gin_file={imported / 'config.gin'}\n" in told
     assert command("train", run, *train, **bindings) == 0
     before, after = Checkpoints(imported, read_only=True), Checkpoints(run, read_only=True)
     abstract = test_huggingface.abstract_params(test_huggingface.OURS)
@@ -136,11 +150,100 @@ def test_training_begins_with_the_imported_parameters(imported, source, tmp_path
     assert after.progress(2).identity["initial_checkpoint"] == str(imported)
     # Done; and with other parameters to start from it would be another run.
     assert command("train", run, *train, **bindings) == 0
-    assert "is done: 2 steps" in capfd.readouterr().out
+    assert "is done: 2 of 2 steps" in capfd.readouterr().out
     assert command("train", run, *train, **{**bindings, "INITIAL_CHECKPOINT": "None"}) == 2
     assert "initial_checkpoint=" in capfd.readouterr().err
     assert command("export", run, "--format=hf") == 0
     assert_equal_tensors(run / "export" / "hf", source)
+
+
+@pytest.mark.parametrize("kind", ["hf", "t5x"])
+def test_training_begins_with_a_folder_that_was_not_imported(kind, imported, source, tmp_path, capfd):
+    folder = source
+    if kind == "t5x":
+        folder = tmp_path / "t5x"
+        assert command("export", imported, "--format=t5x", f"--output={folder}") == 0
+    run, other, bindings = tmp_path / "run", tmp_path / "other", training(folder)
+    assert command("distill", other, SOURCE=f"'{runs.SOURCE}'") == 0
+    capfd.readouterr()
+    told = said(capfd, status=command("train", run, **bindings, train__distilled=f"'{other}'"))
+    assert f"{other / 'vocabulary.model'}: is not the vocabulary of {folder}; " in told
+    # What it says to give, is what it wants.
+    distill = shlex.split(told.partition("another --model_dir with ")[2])
+    assert command("distill", run, *distill, SOURCE=f"'{runs.SOURCE}'") == 0
+    capfd.readouterr()
+    told = said(capfd, status=command("train", run, **bindings))
+    assert f"{folder}: holds a network with T5Config.vocab_size=2688" not in told
+    assert f"{folder}: holds a network with T5Config.emb_dim=32 (here 64)" in told
+    network = shlex.split(told.partition("; give ")[2])
+    assert len(network) == told.count("(here ") == 5 and not (run / "checkpoints").exists()
+    told = said(capfd, status=command("train", run, *network, **bindings, T5Config__mlp_activations="('relu',)"))
+    assert """T5Config.mlp_activations=('gelu', 'linear') (here ('relu',)); give --gin.T5Config.mlp_""" in told
+    network += shlex.split(told.partition("; give ")[2])
+    network.insert(0, "--gin.T5Config.mlp_activations=('relu',)")
+    if kind == "t5x":  # From here on all is the same.
+        assert command("train", run, *network, **bindings, train__check_only=True) == 0
+        return
+    assert command("train", run, *network, **bindings) == 0
+    assert command("export", run, "--format=hf") == 0
+    assert_equal_tensors(run / "export" / "hf", source)
+    assert (run / "vocabulary.model").read_bytes() == vocabularies.EMBEDDED.read_bytes()
+
+
+def test_a_folder_with_more_pieces_than_rows_is_refused_by_training(source, tmp_path, capfd):
+    copy = pathlib.Path(shutil.copytree(source, tmp_path / "copy"))
+    assert command("distill", tmp_path / "run", SOURCE=f"'{runs.SOURCE}'", distill__vocabulary=f"'{copy}'") == 0
+    test_huggingface.change_config(copy, vocab_size=2560)
+    capfd.readouterr()
+    told = said(capfd, status=command("train", tmp_path / "run", **training(copy)))
+    assert f"{vocabularies.load().vocab_size} pieces, the embedding of {copy} 2560 rows; give --vocabulary=FILE" in told
+
+
+# Beside those that are printed: of the smallest run.
+SMALLEST = {
+    "import": ["INPUT_LENGTH=32", "TARGET_LENGTH=24", "SelfLearningProcess.eval_batch_size=8"],
+    "distill": [],
+    "train": ["BATCH_SIZE=8", "TRAIN_STEPS=2", "EVAL_PERIOD=2", "train.log_period=2", "train.eval_per_task=4"],
+    "eval": ["EVAL_PER_TASK=2", "SOURCE_PER_TASK=2"],
+    "export": [],
+    "demo": ["SOURCE='babi_qa1_low_data'", "TARGETS=['babi_qa13_short']", "AGENTS=['cd_finetune']", "PATIENCE=9"],
+}
+SMALLEST["demo"] += [*SMALLEST["train"], *SMALLEST["eval"]]
+DIRECT = [
+    *("vocab_size=2688", "emb_dim=32", "num_heads=8", "head_dim=4", "mlp_dim=48", "num_encoder_layers=1"),
+    "num_decoder_layers=1",
+]
+
+
+def printed() -> list[list[str]]:
+    """The commands of the README on fine-tuning, as the shell takes them apart."""
+    text = (pathlib.Path(interop.__file__).parent / "README.md").read_text()
+    text = text.partition("**Fine-tuning a pre-trained T5.**")[2].partition("What does not pass over")[0]
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("    cd_jax ")]
+
+
+def test_the_printed_commands_of_fine_tuning_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(test_huggingface.OURS, num_encoder_layers=1, num_decoder_layers=1)
+    huggingface.write("flan", test_huggingface.random_params(config), config, vocabularies.EMBEDDED, 16)
+    done = []
+    for _, verb, *given in printed():
+        # The task, the folder and its shape are ours; the original data are not there for everyone.
+        given = [flag.replace("…/flan-t5-small", "flan").replace("babi_short", runs.SOURCE) for flag in given]
+        given = [flag for flag in given if "_dir=…" not in flag and "T5Config" not in flag]
+        given += [f"--gin.{binding}" for binding in SMALLEST[verb]]
+        if "runs/direct" in " ".join(given) and verb == "train":
+            given += [f"--gin.T5Config.{binding}" for binding in DIRECT]
+            given += ["--gin.WARMUP_STEPS=0", "--gin.train.check_only=True"]
+        assert runs.here([verb, *given]) == 0, (verb, given)
+        done.append(verb)
+    assert done == ["import", "distill", "train", "eval", "export", "demo", "distill", "train"]
+    for run in ("runs/mine", "runs/paper/cd_finetune-seed0"):
+        checkpoints = Checkpoints(pathlib.Path(run), read_only=True)
+        assert checkpoints.progress(2).identity["network"]["emb_dim"] == 32
+    names = {path.name for path in pathlib.Path("runs/mine/export/hf").iterdir()}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json"}
 
 
 def said(capfd, *, status: int, expected: int = 2) -> str:
@@ -164,7 +267,8 @@ def test_bad_requests_are_one_line_and_write_nothing(source, imported, tmp_path,
     assert "does not make 8 devices" in refused(str(source), MESH_MODEL=3)
     assert "no such file" in refused(str(source), f"--vocabulary={tmp_path / 'none.model'}")
     copy = pathlib.Path(shutil.copytree(source, tmp_path / "copy"))
-    (copy / "spiece.model").unlink()
+    for name in ("spiece.model", "tokenizer.json"):
+        (copy / name).unlink()
     assert "give --vocabulary=FILE" in refused(str(copy))
     test_huggingface.change_config(copy, vocab_size=100)
     told = refused(str(copy), f"--vocabulary={vocabularies.EMBEDDED}")

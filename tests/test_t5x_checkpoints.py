@@ -276,6 +276,35 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_refused(tmp_path):
     assert f"{name} is uint16" in refused(compose(tmp_path / "integers", integers))
 
 
+@pytest.mark.parametrize(
+    "name", ["token_embedder.embedding", "encoder.relpos_bias.rel_embedding", "encoder.layers_0.mlp.wo.kernel"]
+)
+@pytest.mark.parametrize(
+    ("field", "size"), [("shape", [2**25, 32]), ("shape", [-1, 32]), ("chunks", [2**13, 2**12]), ("chunks", [-1, 32])]
+)
+def test_arrays_of_a_size_that_nobody_has_are_refused_in_one_line(composed, field, name, size):
+    folder = composed[0]
+    file = folder / f"target.{name}" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: size}))
+    with pytest.raises(RequestError) as error:
+        fields = t5x_checkpoints.read_config(folder)
+        assert T5Config(**fields, dropout_rate=0.0) == T5_1_1
+        read(folder)
+    assert str(error.value).startswith(str(folder)) and "\n" not in str(error.value)
+    assert "copy the checkpoint again" in str(error.value)
+
+
+def test_a_step_that_is_no_number_is_refused(composed):
+    folder = composed[0]
+    contents = msgpack.unpackb((folder / "checkpoint").read_bytes())
+    spec = contents["optimizer"]["target"]["token_embedder"]["embedding"]
+    for state in ({"step": spec}, {"steps": packed(np.int32(1)[()])}, {"step": packed(np.array(-1))}):
+        contents["optimizer"]["state"] = state
+        (folder / "checkpoint").write_bytes(msgpack.packb(contents))
+        with pytest.raises(RequestError, match=r"its state/step is .*, no number of updates; copy it again, whole$"):
+            t5x_checkpoints.step(folder)
+
+
 def test_what_is_not_a_checkpoint_is_refused(tmp_path):
     assert not t5x_checkpoints.is_checkpoint(tmp_path / "nothing") and not t5x_checkpoints.is_checkpoint(tmp_path)
     assert f"{tmp_path}: there is no checkpoint of T5X" in refused(tmp_path)

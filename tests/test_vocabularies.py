@@ -137,9 +137,11 @@ def test_added_tokens_have_their_ids(folder, unigram, tmp_path, where):
         ("added_tokens.json", {"a b": 500}, r"the added token 'a b' \('500'\) is no word with an id"),
         ("added_tokens.json", {"<sep>": "x"}, r"the added token '<sep>' \('x'\) is no word with an id"),
         ("added_tokens.json", {"<sep>": -1}, r"is no word with an id"),
+        ("added_tokens.json", {"\ud800": 400}, r"the added token '.ud800' \('400'\) is no word with an id"),
         ("added_tokens.json", {"<sep>": 2**70}, r"but none has the one before"),
         ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder is no object"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"400": "x"}}, r"is no word with an id"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}, r"is no word with an id"),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"400": {"content": "x", "single_word": True}}},
@@ -156,6 +158,94 @@ def test_added_tokens_that_cannot_be_are_refused(folder, name, content, message)
     with pytest.raises(RequestError, match=message) as raised:
         vocabularies.of_folder(folder, ROWS)
     assert str(folder) in str(raised.value) and "\n" not in str(raised.value)
+
+
+SENTINELS = {f"<extra_id_{i}>": 499 - i for i in range(100)}
+
+
+def settings(tokens: dict[int, str]) -> dict:
+    return {"added_tokens_decoder": {str(number): {"content": token} for number, token in tokens.items()}}
+
+
+def listed(number: int, token: str) -> dict:
+    return {"added_tokens": [{"id": number, "content": token}]}
+
+
+@pytest.mark.parametrize(
+    ("contents", "first", "message"),
+    [
+        (
+            {"added_tokens.json": SENTINELS | {"<sep>": 500}, "tokenizer_config.json": settings({501: "<sep>"})},
+            "tokenizer_config.json",
+            "the added token '<sep>' has the id 501, and 500 in added_tokens.json",
+        ),
+        (
+            {"added_tokens.json": SENTINELS | {"<sep>": 500}, "tokenizer_config.json": settings({500: "<cls>"})},
+            "tokenizer_config.json",
+            "the added token '<cls>' has the id 500, which '<sep>' has in added_tokens.json",
+        ),
+        (
+            {"added_tokens.json": SENTINELS | {"<sep>": 500, "<cls>": 500}},
+            "added_tokens.json",
+            "the added token '<cls>' has the id 500, which '<sep>' has in added_tokens.json",
+        ),
+        (
+            {"tokenizer_config.json": settings({400: "<sep>"}), "tokenizer.json": listed(400, "x")},
+            "tokenizer.json",
+            "the added token 'x' has the id 400, which '<sep>' has in tokenizer_config.json",
+        ),
+        (
+            {"tokenizer_config.json": settings({400: "<sep>"}), "tokenizer.json": listed(401, "<sep>")},
+            "tokenizer.json",
+            "the added token '<sep>' has the id 401, and 400 in tokenizer_config.json",
+        ),
+        (
+            {"tokenizer_config.json": settings({7: "<sep>"})},
+            "tokenizer_config.json",
+            "the added token '<sep>' has the id 7 of the piece '.*' of spiece.model",
+        ),
+        (
+            {"tokenizer_config.json": settings({1: "<s>"})},
+            "tokenizer_config.json",
+            "the added token '<s>' has the id 1 of the piece '</s>' of spiece.model",
+        ),
+        (
+            {"added_tokens.json": {"<pad>": 400}},
+            "added_tokens.json",
+            "the added token '<pad>' has the id 400, and the piece '<pad>' of spiece.model 0",
+        ),
+        (
+            {"added_tokens.json": {"John": 400}},
+            "added_tokens.json",
+            "the added token 'John' has the id 400, and the piece '▁John' of spiece.model [0-9]+",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_contradict_one_another_are_refused(folder, contents, first, message):
+    for name, content in contents.items():
+        write(folder, name, content)
+    with pytest.raises(RequestError, match=f"^{folder / first}: {message}; copy both again, whole, or give") as raised:
+        vocabularies.of_folder(folder, ROWS)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_say_the_same_are_read(folder):
+    tokens = SENTINELS | {"<sep>": 500}
+    write(folder, "added_tokens.json", tokens)
+    alone = vocabularies.of_folder(folder, ROWS)
+    by_id = {number: token for token, number in tokens.items()}
+    write(folder, "tokenizer_config.json", settings({0: "<pad>", 1: "</s>", 2: "<unk>"} | by_id))
+    write(folder, "tokenizer.json", {"added_tokens": [{"id": i, "content": token} for i, token in by_id.items()] * 2})
+    assert vocabularies.of_folder(folder, ROWS) == alone
+
+
+def test_a_tokenizer_json_that_contradicts_itself_is_refused(folder, unigram):
+    (folder / "spiece.model").unlink()
+    described = as_transformers_5_writes(unigram)
+    described["added_tokens"][-1]["content"] = "<sep>"
+    write(folder, "tokenizer.json", described)
+    with pytest.raises(RequestError, match="the added token '<sep>' has the id 499 of the piece '<extra_id_0>'"):
+        vocabularies.of_folder(folder, ROWS)
 
 
 def test_a_folder_without_a_vocabulary_says_what_to_give(folder):

@@ -41,9 +41,6 @@ _FIELDS = (
     ("relative_attention_num_buckets", "relative_attention_num_buckets", 32),
     ("relative_attention_max_distance", "relative_attention_max_distance", 128),
 )
-# Of sizes, which no published model comes near: what is larger is damaged, and would be tried.
-_MOST = {"vocab_size": 2**24, "num_layers": 1024, "num_decoder_layers": 1024}
-_MOST_ELSE = 2**20
 # Their name, T5X's, and the name of the first of them in a configuration's `dense_act_fn`.
 _ACTIVATIONS = {
     "relu": (("relu",), "relu"),
@@ -141,7 +138,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
 def _check_ranges(file: pathlib.Path, fields: Mapping[str, Any]) -> None:
     for ours, theirs, _ in _FIELDS:
-        value, most = fields[ours], _MOST.get(theirs, _MOST_ELSE)
+        value, most = fields[ours], names.most(ours)
         if ours == "dropout_rate":
             if type(value) not in (int, float) or not 0 <= value < 1:
                 raise RequestError(f"{file}: {theirs}={value!r} is not in 0..1, 1 left out; {_MEND}")
@@ -254,10 +251,23 @@ def _tensors(folder: pathlib.Path) -> dict[str, _Stored]:
         raise RequestError(f"{folder / INDEX}: lacks weight_map, which says where the tensors are; {_MEND}")
     names.check_names(of, folder / INDEX)
     opened = {file: _open(folder / file) for file in sorted(set(of.values()))}
-    for name, file in of.items():
-        if name not in opened[file].keys():  # noqa: SIM118
-            raise RequestError(f"{folder / file}: lacks the tensor {name}, which {INDEX} says is there; copy it again")
+    _check_index(folder, of, {file: set(found.keys()) for file, found in opened.items()})
     return {name: _Stored(folder / file, opened[file], name) for name, file in of.items()}
+
+
+def _check_index(folder: pathlib.Path, of: Mapping[str, str], found: Mapping[str, set[str]]) -> None:
+    """Raises RequestError where a file lacks a tensor of the index, or has one that the index has elsewhere."""
+    for name, file in of.items():
+        if name not in found[file]:
+            raise RequestError(f"{folder / file}: lacks the tensor {name}, which {INDEX} says is there; copy it again")
+    for file, tensors in found.items():
+        names.check_names(tensors, folder / file)
+        for name in sorted(tensors):
+            if of.get(name) != file:
+                said = f"is in {of[name]}" if name in of else "is in no file"
+                raise RequestError(
+                    f"{folder / file}: holds the tensor {name}, which {INDEX} says {said}; copy them again, whole"
+                )
 
 
 def _open(file: pathlib.Path) -> Any:

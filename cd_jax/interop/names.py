@@ -21,6 +21,9 @@ from cd_jax import machine
 from cd_jax.errors import RequestError
 
 _STACKED = "/layers/"
+# Of sizes, which no published model comes near: what is larger is damaged, and would be tried.
+_MOST = {"vocab_size": 2**24, "num_encoder_layers": 1024, "num_decoder_layers": 1024}
+_MOST_ELSE = 2**20
 
 
 class Tensor(Protocol):
@@ -30,6 +33,11 @@ class Tensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray: ...
+
+
+def most(field: str) -> int:
+    """What a size of `T5Config` can be at most; whatever is larger is damaged."""
+    return _MOST.get(field, _MOST_ELSE)
 
 
 def _flat(params: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Where parameters can come from: folders of Hugging Face's, checkpoints of T5X's, runs of ours."""
 
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from cd_jax.interop import huggingface, t5x_checkpoints, vocabularies
 from cd_jax.rundir import files
 from cd_jax.tasks.vocabulary import parse
 
+T5X = "T5X's"
 # What Hugging Face's hub calls a model.
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -35,6 +37,12 @@ class Source:
     read: Callable[[Any], Any]
     vocabulary: Callable[[], bytes]
 
+    def leaves_open(self, name: str, value: Any) -> bool:
+        """Whether a field of `T5Config` may have this value where `fields` has another: dropout is in no weights, and
+        a checkpoint of T5X's shows how many activations there are, not which."""
+        unsaid = self.kind == T5X and name == "mlp_activations" and len(value) == len(self.fields[name])
+        return name == "dropout_rate" or unsaid
+
     def check_network(self, network: dict[str, Any], source: str) -> None:
         """Compares it with another network.
 
@@ -43,17 +51,45 @@ class Source:
           source: of this one.
 
         Raises:
-          RequestError: the other has another shape; the error names where its configuration is.
+          RequestError: the other has another shape; the error names all bindings that differ, and what to give.
         """
+        # Through JSON, as a checkpoint has it, a tuple is a list.
+        plain = {name: tuple(v) if isinstance(v, list) else v for name, v in self.fields.items() if name in network}
+        differing = {
+            name: value
+            for name, value in plain.items()
+            if value != network[name] and not self.leaves_open(name, network[name])
+        }
+        if not differing:
+            return
         config = pathlib.Path(source) / "config.gin"
         mend = f"give --gin_file={config}"
         if not config.is_file():
-            mend = f"`cd_jax import {source} --model_dir=DIR` writes what to give as --gin_file=DIR/config.gin"
-        for name, value in self.fields.items():
-            # Through JSON, as a checkpoint has it, a tuple is a list.
-            value, wanted = (tuple(v) if isinstance(v, list) else v for v in (value, network.get(name)))
-            if name in network and value != wanted:
-                raise RequestError(f"{source}: holds a network with {name}={value!r}, not {wanted!r}; {mend}")
+            mend = f"give {' '.join(itertools.starmap(_flag, differing.items()))}"
+        said = ", ".join(f"T5Config.{name}={value!r} (here {network[name]!r})" for name, value in differing.items())
+        raise RequestError(f"{source}: holds a network with {said}; {mend}")
+
+    def check_pieces(self, model: bytes, where: object, source: str) -> None:
+        """Compares a vocabulary with the rows of the embedding.
+
+        Args:
+          model: of SentencePiece.
+          where: it is from, for the error.
+          source: of this one.
+
+        Raises:
+          RequestError: it has more pieces than there are rows.
+        """
+        pieces, rows = len(parse(model, where).pieces), self.fields["vocab_size"]
+        if pieces > rows:
+            raise RequestError(
+                f"{where}: has {pieces} pieces, the embedding of {source} {rows} rows; {vocabularies.GIVE_OTHER}"
+            )
+
+
+def _flag(name: str, value: Any) -> str:
+    """A binding as the shell wants it."""
+    return f'--gin.T5Config.{name}="{value!r}"' if isinstance(value, tuple) else f"--gin.T5Config.{name}={value!r}"
 
 
 def recognise(source: str) -> Source:
@@ -77,7 +113,7 @@ def recognise(source: str) -> Source:
     if t5x_checkpoints.is_checkpoint(source):
         fields = t5x_checkpoints.read_config(source)
         return Source(
-            "T5X's", fields, t5x_checkpoints.step(source), lambda abstract: t5x_checkpoints.read(source, abstract),
+            T5X, fields, t5x_checkpoints.step(source), lambda abstract: t5x_checkpoints.read(source, abstract),
             lambda: _beside(folder, fields["vocab_size"]),
         )  # fmt: skip
     if _HUB_NAME.fullmatch(source) and not folder.exists():
@@ -95,7 +131,7 @@ def _beside(folder: pathlib.Path, rows: int) -> bytes:
     """Of a checkpoint of T5X's."""
     path = folder / run.VOCABULARY
     if not path.is_file():
-        raise RequestError(f"{folder}: T5X's holds no vocabulary; give --vocabulary=FILE, a SentencePiece model")
+        raise RequestError(f"{folder}: T5X's holds no vocabulary; {vocabularies.GIVE}")
     return vocabularies.with_sentinels(path, rows)
 
 

@@ -10,6 +10,7 @@ say nothing of the network but its shapes.
 """
 
 import functools
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ __all__ = ["is_checkpoint", "read", "read_config", "step", "write"]
 _PLACEHOLDER = "PLACEHOLDER://"
 # Devices whose slices are of one chunk share one reading of it.
 _CACHE_BYTES = 2**30
+# Elements; a chunk that is larger than its array may have as many.
+_LARGE_CHUNK = 2**24
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
@@ -52,8 +55,10 @@ def step(path: str | os.PathLike) -> int:
     Raises:
       RequestError: there is no checkpoint, or it cannot be read.
     """
-    found = np.asarray(_tensors(path, "state/step")["state/step"][()])
-    if found.shape or found.dtype.kind not in "iu" or found < 0:
+    stored = _tensors(path, "state/step").get("state/step")
+    # Its shape first, before the whole of it is read.
+    found = np.asarray(stored[()]) if stored is not None and not stored.shape else np.array("of another shape")
+    if found.dtype.kind not in "iu" or found < 0:
         raise RequestError(f"{path}: its state/step is {str(found)[:40]}, no number of updates; copy it again, whole")
     return int(found)
 
@@ -87,8 +92,11 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if not all((vocab_size, emb_dim, num_heads, buckets, joined_kv, mlp_dim)):
         raise RequestError(f"{path}: has a tensor without elements; copy the checkpoint again, whole")
     if joined_kv % num_heads:
-        raise RequestError(f"{path}: {num_heads} heads (encoder/relpos_bias) do not divide {kernel} {shapes[kernel]}")
-    return {
+        raise RequestError(
+            f"{path}: {num_heads} heads (encoder/relpos_bias) do not divide {kernel} {shapes[kernel]}; "
+            "copy the checkpoint again, whole"
+        )
+    sizes = {
         "vocab_size": vocab_size,
         "emb_dim": emb_dim,
         "num_heads": num_heads,
@@ -96,9 +104,17 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         "mlp_dim": mlp_dim,
         "num_encoder_layers": _layers(shapes, "encoder"),
         "num_decoder_layers": _layers(shapes, "decoder"),
+        "relative_attention_num_buckets": buckets,
+    }
+    for name, size in sizes.items():
+        if size > names.most(name):
+            raise RequestError(
+                f"{path}: its tensors are of {name}={size}, more than {names.most(name)}; copy the checkpoint again, "
+                "whole"
+            )
+    return sizes | {
         "mlp_activations": ("gelu", "linear") if gated else ("relu",),
         "logits_via_embedding": "decoder/logits_dense/kernel" not in shapes,
-        "relative_attention_num_buckets": buckets,
     }
 
 
@@ -236,7 +252,8 @@ class _Stored:
 
 
 def _unreadable(where: Any, name: str, error: ValueError) -> RequestError:
-    message = str(error).partition(" [tensorstore_spec")[0]
+    # In one line, also where it quotes a file with a separator of lines in it.
+    message = " ".join(str(error).partition(" [tensorstore_spec")[0].split())
     return RequestError(f"{where}: the tensor {name} cannot be read ({message}); copy the checkpoint again, whole")
 
 
@@ -268,6 +285,14 @@ def _open(name: str, where: Any, spec: dict[str, Any], context: ts.Context) -> t
 
 def _opened(name: str, where: Any, future: ts.Future) -> _Stored:
     try:
-        return _Stored(name, where, future.result())
+        store = future.result()
     except ValueError as error:
         raise _unreadable(where, name, error) from error
+    chunk = store.chunk_layout.read_chunk.shape or ()
+    # A chunk is read whole: one that is larger than its array, and than most are, is damage.
+    if math.prod(chunk) > max(math.prod(store.shape), _LARGE_CHUNK):
+        raise RequestError(
+            f"{where}: the tensor {name} {list(store.shape)} has chunks of {list(chunk)}; "
+            "copy the checkpoint again, whole"
+        )
+    return _Stored(name, where, store)

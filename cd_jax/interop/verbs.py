@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import gin
 import jax
@@ -15,10 +14,6 @@ from cd_jax.errors import RequestError
 from cd_jax.interop import huggingface, sources, t5x_checkpoints, vocabularies
 from cd_jax.rundir import files, lock
 from cd_jax.solver.solver import TrainState
-from cd_jax.tasks.vocabulary import parse
-
-# Its value may be chosen anew; the others describe the tensors.
-_FREE = ("dropout_rate",)
 
 
 def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> None:
@@ -40,7 +35,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
         _check_empty(folder, "--model_dir")
         found = sources.recognise(source)
         model = _vocabulary(found, source, vocabulary)
-        _bind(found.fields, source)
+        _bind(found, source)
         solver = run.make_solver(found.fields["vocab_size"])
         params = found.read(solver.abstract_state().params)
         identity = {
@@ -63,9 +58,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
 def _vocabulary(found: sources.Source, source: str, given: str | None) -> bytes:
     rows = found.fields["vocab_size"]
     model = vocabularies.with_sentinels(pathlib.Path(given), rows) if given else found.vocabulary()
-    pieces = len(parse(model, given or source).pieces)
-    if pieces > rows:
-        raise RequestError(f"{given or source}: has {pieces} pieces, the embedding of {source} {rows} rows")
+    found.check_pieces(model, given or source, source)
     return model
 
 
@@ -74,16 +67,16 @@ def _check_empty(folder: pathlib.Path, flag: str) -> None:
         raise RequestError(f"{folder}: is not empty; choose another {flag}")
 
 
-def _bind(fields: dict[str, Any], source: str) -> None:
+def _bind(found: sources.Source, source: str) -> None:
     """Binds `T5Config`, so that config.gin describes the network."""
-    for name, value in fields.items():
+    for name, value in found.fields.items():
         try:
             bound = gin.query_parameter(f"T5Config.{name}")
         except ValueError:
             with gin.unlock_config():
                 gin.bind_parameter(f"T5Config.{name}", value)
             continue
-        if bound != value and name not in _FREE:
+        if bound != value and not found.leaves_open(name, bound):
             raise RequestError(f"--gin.T5Config.{name}={bound!r}: {source} has {value!r}; leave the binding out")
 
 
@@ -104,6 +97,9 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
     with lock.exclusive(target, "export"):
         if output:
             _check_empty(target, "--output")
+        else:
+            # What was killed may have been of another format.
+            files.clean_up(target.parent)
         with files.new_folder(target) as new:
             if kind == "hf":
                 _write_hf(new, trained)

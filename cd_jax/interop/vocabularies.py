@@ -10,8 +10,8 @@ import binascii
 import itertools
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeGuard
 
 from cd_jax.errors import RequestError
 from cd_jax.interop import tokenizers
@@ -25,6 +25,10 @@ _SENTINELS = 100  # of T5, which follow its pieces, <extra_id_0> last
 _SPECIAL = (0, 1, 2)
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _MEND = "copy it again, whole"
+_MEND_BOTH = "copy both again, whole, or give --vocabulary=FILE, a SentencePiece model, to `cd_jax import`"
+# What mends a vocabulary that is not there, or that cannot be taken over.
+GIVE = "give --vocabulary=FILE, a SentencePiece model, to `cd_jax import`"
+GIVE_OTHER = "give --vocabulary=FILE, another SentencePiece model, to `cd_jax import`"
 
 
 def of_folder(folder: pathlib.Path, rows: int) -> bytes:
@@ -46,13 +50,13 @@ def of_folder(folder: pathlib.Path, rows: int) -> bytes:
     elif described is not None:
         model = _converted(folder / TOKENIZER, described)
     else:
-        raise RequestError(
-            f"{folder}: holds no vocabulary ({PIECES} or {TOKENIZER}); give --vocabulary=FILE, a SentencePiece model"
-        )
-    tokens = dict(_added_tokens(folder, settings, described))
+        raise RequestError(f"{folder}: holds no vocabulary ({PIECES} or {TOKENIZER}); {GIVE}")
+    tokens = _agreed(_added_tokens(folder, settings, described))
     if with_sentinels and not any(number >= len(model.pieces) for number in tokens):
         model = _with_sentinels(model, rows)
-    _add(model, tokens, folder)
+    _add(model, tokens, PIECES if (folder / PIECES).is_file() else TOKENIZER)
+    if not with_sentinels:
+        _check_named(model, folder, settings)
     return model.SerializeToString(deterministic=True)
 
 
@@ -100,20 +104,47 @@ def _adds_sentinels(folder: pathlib.Path, settings: Mapping[str, Any]) -> bool:
     return number > 0 and re.match("M?T5", str(settings.get("tokenizer_class", "T5"))) is not None
 
 
+class _Added(NamedTuple):
+    """A token, and the file that adds it."""
+
+    number: int
+    text: str
+    file: pathlib.Path
+
+    def __str__(self) -> str:
+        return f"{self.file}: the added token {self.text[:40]!r} has the id {self.number}"
+
+
 def _added_tokens(
     folder: pathlib.Path, settings: Mapping[str, Any], described: Mapping[str, Any] | None
-) -> Iterator[tuple[int, str]]:
-    """Ids and texts of the tokens that the files add to the pieces; also such as stand among these."""
+) -> Iterator[_Added]:
+    """The tokens that the files add to the pieces; also such as stand among these."""
     if (folder / ADDED).is_file():
-        for token, number in files.read_json(folder / ADDED, _MEND).items():
-            yield _token(folder / ADDED, number, {"content": token})
+        for text, number in files.read_json(folder / ADDED, _MEND).items():
+            yield _token(folder / ADDED, number, {"content": text})
     decoder = settings.get("added_tokens_decoder", {})
     if not isinstance(decoder, dict):
         raise RequestError(f"{folder / SETTINGS}: its added_tokens_decoder is no object; {_MEND}")
     for number, token in decoder.items():
-        yield _token(folder / SETTINGS, int(number) if number.isascii() and number.isdecimal() else number, token)
+        # Python makes no numbers of thousands of digits.
+        known = number.isascii() and number.isdecimal() and len(number) < 20
+        yield _token(folder / SETTINGS, int(number) if known else number, token)
     for described_token in _listed(folder / TOKENIZER, (described or {}).get("added_tokens", [])):
         yield _token(folder / TOKENIZER, described_token.get("id"), described_token)
+
+
+def _agreed(tokens: Iterable[_Added]) -> dict[int, _Added]:
+    """By their ids; RequestError where the files contradict one another."""
+    by_id: dict[int, _Added] = {}
+    by_text: dict[str, _Added] = {}
+    for token in tokens:
+        same = by_id.setdefault(token.number, token)
+        if same.text != token.text:
+            raise RequestError(f"{token}, which {same.text[:40]!r} has in {same.file.name}; {_MEND_BOTH}")
+        same = by_text.setdefault(token.text, token)
+        if same.number != token.number:
+            raise RequestError(f"{token}, and {same.number} in {same.file.name}; {_MEND_BOTH}")
+    return by_id
 
 
 def _listed(file: pathlib.Path, tokens: Any) -> list[dict[str, Any]]:
@@ -122,31 +153,53 @@ def _listed(file: pathlib.Path, tokens: Any) -> list[dict[str, Any]]:
     return tokens
 
 
-def _token(file: pathlib.Path, number: Any, token: Any) -> tuple[int, str]:
+def _token(file: pathlib.Path, number: Any, token: Any) -> _Added:
     text = token.get("content") if isinstance(token, dict) else None
-    if type(number) is not int or number < 0 or not isinstance(text, str) or text.split() != [text]:
-        raise RequestError(f"{file}: the added token {str(text)[:40]!r} ({str(number)[:20]!r}) is no word with an id")
+    if type(number) is not int or number < 0 or not _is_word(text):
+        raise RequestError(
+            f"{file}: the added token {str(text)[:40]!r} ({str(number)[:20]!r}) is no word with an id; {_MEND}"
+        )
     if number not in _SPECIAL and token.get("single_word"):
-        raise RequestError(f"{file}: the added token {text[:40]!r} is one of whole words, which cannot be imported")
-    return number, text
+        raise RequestError(
+            f"{file}: the added token {text[:40]!r} is one of whole words, which cannot be imported; {GIVE_OTHER}"
+        )
+    return _Added(number, text, file)
 
 
-def _add(model: Model, tokens: Mapping[int, str], folder: pathlib.Path) -> None:
+def _is_word(text: Any) -> TypeGuard[str]:
+    # A lone surrogate is no text in UTF-8.
+    return isinstance(text, str) and text.split() == [text] and not re.search("[\ud800-\udfff]", text)
+
+
+def _add(model: Model, tokens: Mapping[int, _Added], where: str) -> None:
+    """Adds the tokens to the pieces, which are of the file `where`; RequestError where they contradict these."""
+    numbers = {piece.piece: number for number, piece in enumerate(model.pieces)}
     for number, token in sorted(tokens.items()):
         if number < len(model.pieces):
             piece = model.pieces[number]
-            known = (token, SPACE + token) if piece.type == Piece.USER_DEFINED else (token,)
+            known = (token.text, SPACE + token.text) if piece.type == Piece.USER_DEFINED else (token.text,)
             if piece.piece not in known or piece.type in (Piece.NORMAL, Piece.BYTE):
-                raise RequestError(
-                    f"{folder}: the added token {token[:40]!r} has the id {number} of the piece {piece.piece[:40]!r}; "
-                    "add it behind the pieces"
-                )
+                raise RequestError(f"{token} of the piece {piece.piece[:40]!r} of {where}; {_MEND_BOTH}")
         elif number > len(model.pieces):
-            raise RequestError(
-                f"{folder}: the added token {token[:40]!r} has the id {number}, but none has the one before; {_MEND}"
-            )
+            raise RequestError(f"{token}, but none has the one before; {_MEND}")
         else:
-            _append(model, token)
+            same = next(filter(numbers.__contains__, (token.text, SPACE + token.text)), None)
+            if same is not None:
+                raise RequestError(f"{token}, and the piece {same[:40]!r} of {where} {numbers[same]}; {_MEND_BOTH}")
+            _append(model, token.text)
+
+
+def _check_named(model: Model, folder: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Raises RequestError where a token is named whose id stands in a file that is not there."""
+    known = {piece.piece.removeprefix(SPACE) for piece in model.pieces}
+    named = settings.get("additional_special_tokens") or []
+    for token in named if isinstance(named, list) else [named]:
+        text = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(text, str) or text not in known:
+            raise RequestError(
+                f"{folder / SETTINGS}: names the token {str(text)[:40]!r}, which has no id in {PIECES}, {ADDED} and "
+                f"{TOKENIZER}; copy the one that is lacking, or {GIVE}"
+            )
 
 
 # tokenizer.json
@@ -154,13 +207,16 @@ def _add(model: Model, tokens: Mapping[int, str], folder: pathlib.Path) -> None:
 
 def _converted(file: pathlib.Path, described: Mapping[str, Any]) -> Model:
     """The pieces of a `tokenizer.json`, without those at its end that were added."""
-    added = [token.get("id") for token in _listed(file, described.get("added_tokens", []))]
+    listed = _listed(file, described.get("added_tokens", []))
     model = tokenizers.ModelProto()
     try:
+        added = {token.get("id"): str(token.get("content")) for token in listed}
         _normalize(model.normalizer_spec, described)
         pieces = _pieces(model.trainer_spec, described["model"])
         while len(pieces) - 1 in added and len(pieces) > len(_SPECIAL):
-            pieces.pop()
+            piece, token = pieces.pop()[0].removeprefix(SPACE), added[len(pieces)].removeprefix(SPACE)
+            if piece != token:
+                raise ValueError(f"the added token {token[:40]!r} has the id {len(pieces)} of the piece {piece[:40]!r}")
         for number, (piece, score) in enumerate(pieces):
             kind = _kind(number, piece, number in added, model.trainer_spec.byte_fallback)
             model.pieces.add(piece=piece, score=score, type=kind)
@@ -169,7 +225,7 @@ def _converted(file: pathlib.Path, described: Mapping[str, Any]) -> Model:
         said = f"lacks {error}" if isinstance(error, KeyError) else error
         raise RequestError(
             f"{file}: its tokenizer is none that SentencePiece can be ({said}); give --vocabulary=FILE, "
-            "the SentencePiece model that it was made from"
+            "the SentencePiece model that it was made from, to `cd_jax import`"
         ) from error
     spec = model.trainer_spec
     spec.vocab_size, spec.pad_id, spec.eos_id, spec.unk_id, spec.bos_id = len(model.pieces), 0, 1, 2, -1

@@ -132,7 +132,8 @@ def read_json_lines(path: Path, parse: Callable[[Json], Parsed], what: str, mend
         try:
             parsed.append(parse(json_object(line)))
         except (ValueError, TypeError, KeyError) as error:
-            said = f"lacks {error}" if isinstance(error, KeyError) else error
+            # In one line, also where Python quotes a name with a separator of lines in it.
+            said = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise RequestError(f"{path}:{number}: not {what} ({said}); {mend}") from error
     return parsed
 
