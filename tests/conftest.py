@@ -11,6 +11,8 @@ os.environ[_KEPT] = json.dumps(_USER)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{_USER.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# What tests compile runs for moments: half the time of compiling is worth more. Programs that they start are optimised.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import hypothesis  # noqa: E402
