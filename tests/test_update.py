@@ -307,7 +307,7 @@ class TestOpenAITeacher:
     @pytest.mark.parametrize("reply", ["<html>hello</html>", '{"choices": [', ""])
     def test_another_kind_of_server(self, reply):
         with pytest.raises(RunError, match="does not speak chat completions.*/v1"):
-            _explain([(200, reply)])
+            _explain([(200, reply)], max_retries=1)
 
     def test_no_server(self):
         with _serve([]) as (url, _):
