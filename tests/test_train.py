@@ -52,7 +52,6 @@ def test_a_run_is_quiet_and_whole(trained):
     assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
 
 
-@pytest.mark.slow
 def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environment):
     whole, _ = trained
     folder = tmp_path / "run"
