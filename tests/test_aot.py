@@ -131,6 +131,7 @@ def test_collectives_of_a_sharded_program():
     assert costs(summed).collectives == {"all-reduce": (1, 32 * 4)}
 
 
+@pytest.mark.slow
 def test_the_solver_scanned_counts_as_it_does_unrolled():
     def train_step(scan_layers):
         config = T5Config(vocab_size=256, emb_dim=64, num_heads=4, head_dim=16, mlp_dim=128, scan_layers=scan_layers)

@@ -223,6 +223,7 @@ def printed() -> list[list[str]]:
     return [shlex.split(line) for line in lines if line.startswith("    cd_jax ")]
 
 
+@pytest.mark.slow
 def test_the_printed_commands_of_fine_tuning_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(test_huggingface.OURS, num_encoder_layers=1, num_decoder_layers=1)
@@ -324,6 +325,7 @@ def batches() -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_mesh_goes_on_on_another(tmp_path):
     one, other = solver_on(1, 8), solver_on(4, 2)
     state: TrainState = one.init(0)

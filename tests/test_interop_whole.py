@@ -79,6 +79,7 @@ EXPORTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EXPORTS)
 def test_an_export_that_was_killed_is_not_there_and_the_next_cleans_up(
     kind, imported, tmp_path, user_environment, capfd
@@ -97,6 +98,7 @@ def test_an_export_that_was_killed_is_not_there_and_the_next_cleans_up(
     assert command("import", tmp_path / "again", str(target), **SETTINGS) == 0
 
 
+@pytest.mark.slow
 def test_an_export_elsewhere_that_was_killed_is_made_anew(imported, source, tmp_path, user_environment):
     given = runs.arguments("export", imported, "--format=hf", f"--output={tmp_path / 'out'}")
     kill(user_environment, ("cd_jax.interop.huggingface", "_write_weights", 1), given)
@@ -107,6 +109,7 @@ def test_an_export_elsewhere_that_was_killed_is_made_anew(imported, source, tmp_
     assert found.keys() == expected.keys()
 
 
+@pytest.mark.slow
 def test_an_import_that_was_killed_is_not_there_and_is_made_anew(source, tmp_path, user_environment, capfd):
     given = runs.arguments("import", tmp_path / "model", str(source), **SETTINGS)
     kill(user_environment, ("cd_jax.checkpoints", "Progress", 1), given)

@@ -53,7 +53,7 @@ def test_without_weight_there_is_no_loss_and_no_gradient():
     np.testing.assert_array_equal(gradient, np.zeros_like(logits))
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([1e-3, 0.1, 3.0, 1e3]))
 def test_only_the_proportions_of_the_weights_matter(shape, seed, scale):
     logits, targets, weights = drawn(shape, seed)
@@ -64,7 +64,7 @@ def test_only_the_proportions_of_the_weights_matter(shape, seed, scale):
     )
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-50, 50, width=32)))
 def test_what_weighs_nothing_changes_nothing(noise):
     """Padding, whatever the logits there are."""
@@ -103,7 +103,7 @@ def plain(states, kernel, targets, weights, z_loss):
     return ((log_z - chosen + z_loss * log_z**2) * weights).sum()
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([0.0, 1e-4, 0.3]), st.sampled_from([0, 1, 2, 4, 9]))
 def test_a_chunked_loss_and_its_gradients_are_exact(shape, seed, z_loss, chunk):
     states, kernel, targets, weights = projected(shape, seed)
@@ -112,7 +112,7 @@ def test_a_chunked_loss_and_its_gradients_are_exact(shape, seed, z_loss, chunk):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
-@hypothesis.settings(max_examples=30)
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(SHAPES, st.integers(0, 2**32), st.sampled_from([0, 1, 3]))
 def test_nats_of_tokens_are_those_of_the_softmax(shape, seed, chunk):
     states, kernel, targets, _ = projected(shape, seed)

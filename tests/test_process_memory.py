@@ -103,6 +103,7 @@ class TestMemory:
         other.remember(jax.tree.map(lambda p: p * 1.5, params))
         assert not np.allclose(memory_of(other).keys, memory_of(remembering).keys)
 
+    @pytest.mark.slow
     def test_every_step_asks_other_queries(self, remembering, params, solver, one):
         remembering.remember(params)
 
@@ -126,6 +127,7 @@ class TestMemory:
         agent.save_memory(tmp_path)
         assert agent.state() == {} and not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_retrieval_off_trains_as_an_agent_without_memory_does(self, params, solver, source):
         """And reads the memory in evaluation."""
         ends = []
@@ -244,6 +246,7 @@ class TestContrast:
         assert asked == []
         assert ("wrong_updates" in agent.state()) == (idle.weight > 0)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("asked")
     def test_a_checkpoint_goes_on_exactly(self, solver):
         programs = solver._train_step._cache_size()

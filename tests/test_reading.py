@@ -45,7 +45,7 @@ def test_cached_states_are_read_as_their_passages():
     assert np.abs(apply(read[:, :1], targets) - together).max() > 1e-2
 
 
-@pytest.mark.parametrize(("data", "model"), [(1, 1), (2, 4)])
+@pytest.mark.parametrize(("data", "model"), [pytest.param(1, 1, marks=pytest.mark.slow), (2, 4)])
 def test_generations_and_attention_are_the_same_with_cached_states(data, model):
     solver, (_, _, params) = on_mesh(data, model), tiny()
     params, read = placed(solver, params), random_passages(8)
@@ -202,7 +202,7 @@ def plain_gradients(cached: bool):
 
 @pytest.mark.parametrize(
     ("data", "model", "parts", "cached"),
-    [(1, 1, 1, False), (1, 1, 4, True), (2, 4, 2, False)],
+    [pytest.param(1, 1, 1, False, marks=pytest.mark.slow), (1, 1, 4, True), (2, 4, 2, False)],
 )
 def test_a_step_that_reads_follows_the_gradient_of_the_sum(data, model, parts, cached):
     config = dataclasses.replace(SHALLOW, logits_chunk=3)

@@ -245,7 +245,9 @@ def _losses_on(data: int, model: int) -> np.ndarray:
     return train(make_solver(data=data, model=model, devices=data * model), batches)[1]
 
 
-@pytest.mark.parametrize(("data", "model"), MESHES)
+@pytest.mark.parametrize(
+    ("data", "model"), [pytest.param(8, 1, marks=pytest.mark.slow), (2, 4), pytest.param(1, 8, marks=pytest.mark.slow)]
+)
 def test_eight_devices_train_as_one(data, model):
     one = _losses_on(1, 1)
     assert np.ptp(one) > 0.1
@@ -328,6 +330,7 @@ def test_microbatches_add_up_to_the_batch():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one.params, four.params)
 
 
+@pytest.mark.slow
 def test_scanned_unrolled_and_rematerialised_layers_train_alike():
     batches = [random_batch(8, seed) for seed in range(3)]
     deep = dataclasses.replace(TINY, dropout_rate=0.1)
@@ -354,7 +357,9 @@ TWO = [(name, ("data", "model") if name == "batch" else None if name == "heads" 
 
 
 @pytest.mark.parametrize(
-    ("rules", "data", "model"), [(FSDP, 8, 1), (BOTH, 2, 4), (TWO, 2, 4)], ids=["fsdp", "fsdp_model", "fsdp_2d"]
+    ("rules", "data", "model"),
+    [pytest.param(FSDP, 8, 1, marks=pytest.mark.slow), pytest.param(BOTH, 2, 4, marks=pytest.mark.slow), (TWO, 2, 4)],
+    ids=["fsdp", "fsdp_model", "fsdp_2d"],
 )
 def test_fully_sharded_devices_train_as_one(rules, data, model):
     config = dataclasses.replace(SHALLOW, emb_dim=128, mlp_dim=128)

@@ -13,6 +13,13 @@ import tensorflow as tf
 from cd_jax import tasks
 from cd_jax.tasks import source
 
+
+@pytest.fixture(scope="module", autouse=True)
+def embedded():
+    """Whatever vocabulary was in use before."""
+    tasks.register()
+
+
 TASK = "babi_qa12_short"
 SIZE = 500
 

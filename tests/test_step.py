@@ -334,7 +334,11 @@ def mixed(contexts, drawn, mixtures):
 
 @pytest.mark.parametrize(
     ("score", "sampler", "weight"),
-    [("embedding", "bayesian", 0.3), ("embedding", "mixed", 1.5), ("sequence", "debiased", 2.0)],
+    [
+        ("embedding", "bayesian", 0.3),
+        pytest.param("embedding", "mixed", 1.5, marks=pytest.mark.slow),
+        ("sequence", "debiased", 2.0),
+    ],
 )
 def test_the_gradient_is_that_of_the_plain_loss(taken, score, sampler, weight):
     """Nothing else has one: neither the queries of the retrieval nor what is drawn, nor the vectors of the memory."""
@@ -370,7 +374,9 @@ def steps_on(data, model, score):
     return memory, told
 
 
-@pytest.mark.parametrize(("data", "model", "score"), [(8, 1, "embedding"), (2, 4, "sequence")])
+@pytest.mark.parametrize(
+    ("data", "model", "score"), [pytest.param(8, 1, "embedding", marks=pytest.mark.slow), (2, 4, "sequence")]
+)
 def test_eight_devices_step_as_one(data, model, score):
     memory, told = steps_on(data, model, score)
     vectors = memory.store.keys.vectors

@@ -241,6 +241,7 @@ def test_more_steps_go_on_from_the_last_checkpoint_on_another_mesh(trained, dist
     assert kept == {20, int(progress.best()[0])}
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run(distilled, tmp_path, user_environment):
     folder = tmp_path / "run"
     given = runs.train_arguments(folder, distilled, AGENT="'baseline'", LEARNING_RATE="1e30")
