@@ -126,6 +126,7 @@ def training(folder: pathlib.Path, **more) -> dict:
     return {name.replace(".", "__"): value for name, value in given.items()}
 
 
+@pytest.mark.slow
 def test_training_begins_with_the_imported_parameters(imported, source, tmp_path, capfd):
     run, bindings = tmp_path / "run", training(imported)
     train = (f"--gin_file={imported / 'config.gin'}",)

@@ -52,6 +52,7 @@ def test_a_run_is_quiet_and_whole(trained):
     assert any(path.name.startswith("events.out.tfevents") for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environment):
     whole, _ = trained
     folder = tmp_path / "run"
@@ -253,6 +254,7 @@ def test_a_loss_that_is_no_number_ends_the_run(distilled, tmp_path, user_environ
     assert not (folder / "checkpoints").exists() or not list((folder / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_it_goes_on(distilled, tmp_path, user_environment):
     folder = tmp_path / "run"
     given = runs.train_arguments(folder, distilled)
