@@ -46,3 +46,22 @@ def trained(tmp_path_factory, distilled, user_environment):
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     return folder, runs.command(runs.train_arguments(folder, distilled), user_environment)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A model's folder of Hugging Face's kind."""
+    import test_huggingface
+
+    return test_huggingface.written(tmp_path_factory.mktemp("source") / "hf")[0]
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory, source):
+    """The model_dir that `cd_jax import` makes of it."""
+    import runs
+
+    folder = tmp_path_factory.mktemp("imported") / "model"
+    bindings = {name.replace(".", "__"): value for name, value in runs.LENGTHS.items()}
+    assert runs.here(runs.arguments("import", folder, str(source), **bindings)) == 0
+    return folder

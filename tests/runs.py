@@ -24,6 +24,8 @@ BINDINGS = {
     "T5Config.num_encoder_layers": 1,
     "T5Config.num_decoder_layers": 1,
 }
+# Of a model that is imported.
+LENGTHS = {"INPUT_LENGTH": 32, "TARGET_LENGTH": 24, "SelfLearningProcess.eval_batch_size": 8}
 
 # Runs the command line with something that happens once a line of metrics is written.
 _WITH_HOOK = """

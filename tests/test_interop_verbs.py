@@ -22,26 +22,10 @@ from cd_jax.solver.solver import Solver, TrainState
 from cd_jax.tasks import vocabulary as vocabularies
 
 PROMPT = "--prompt=John went to the office. Where is John?"
-LENGTHS = {"INPUT_LENGTH": 32, "TARGET_LENGTH": 24, "SelfLearningProcess.eval_batch_size": 8}
 
 
 def command(verb: str, model_dir: pathlib.Path, *flags: str, **bindings) -> int:
     return runs.here(runs.arguments(verb, model_dir, *flags, **bindings))
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> pathlib.Path:
-    """A folder of Hugging Face's kind."""
-    return test_huggingface.written(tmp_path_factory.mktemp("source") / "hf")[0]
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory, source) -> pathlib.Path:
-    """The model_dir that `cd_jax import` makes of it."""
-    folder = tmp_path_factory.mktemp("imported") / "model"
-    bindings = {name.replace(".", "__"): value for name, value in LENGTHS.items()}
-    assert command("import", folder, str(source), **bindings) == 0
-    return folder
 
 
 def tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -72,7 +56,7 @@ def test_an_imported_model_answers_and_goes_home_unchanged(imported, source, tmp
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "spiece.model"):
         assert (imported / "export" / "hf" / name).read_bytes() == (source / name).read_bytes()
     length = json.loads((imported / "export" / "hf" / "generation_config.json").read_text())["max_new_tokens"]
-    assert length == LENGTHS["TARGET_LENGTH"]
+    assert length == runs.LENGTHS["TARGET_LENGTH"]
     capsys.readouterr()
     assert command("import", tmp_path / "again", str(imported), INPUT_LENGTH=32, TARGET_LENGTH=24) == 0
     assert command("infer", tmp_path / "again", PROMPT) == 0
@@ -120,7 +104,7 @@ def test_transformers_writes_what_cd_jax_infer_writes(imported):
 
 def training(folder: pathlib.Path, **more) -> dict:
     """Bindings of two steps that begin with a model and, at a rate of 0, leave its parameters what they were."""
-    given = {**LENGTHS, "SOURCE": f"'{runs.SOURCE}'", "AGENT": "'cd_finetune'", "BATCH_SIZE": 8}
+    given = {**runs.LENGTHS, "SOURCE": f"'{runs.SOURCE}'", "AGENT": "'cd_finetune'", "BATCH_SIZE": 8}
     given |= {"INITIAL_CHECKPOINT": f"'{folder}'", "LEARNING_RATE": 0.0, "END_RATE": 0.0, "WARMUP_STEPS": 0}
     given |= {"TRAIN_STEPS": 2, "EVAL_PERIOD": 2, "train.log_period": 2, "train.eval_per_task": 4, **more}
     return {name.replace(".", "__"): value for name, value in given.items()}

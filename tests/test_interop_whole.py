@@ -17,7 +17,7 @@ import test_huggingface
 import test_tokenizers
 import test_vocabularies
 from safetensors.numpy import load_file
-from test_interop_verbs import LENGTHS, PROMPT, command, said
+from test_interop_verbs import PROMPT, command, said
 
 from cd_jax.errors import RequestError
 from cd_jax.interop import huggingface, sources, t5x_checkpoints
@@ -43,21 +43,7 @@ setattr(found, function, until)
 sys.exit(cli.main(sys.argv[4:]))
 """
 SMALL = dataclasses.replace(test_huggingface.OURS, num_encoder_layers=1, num_decoder_layers=1)
-SETTINGS = {name.replace(".", "__"): value for name, value in LENGTHS.items()}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> pathlib.Path:
-    """A folder of Hugging Face's kind."""
-    return test_huggingface.written(tmp_path_factory.mktemp("source") / "hf")[0]
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory, source) -> pathlib.Path:
-    """The model_dir that `cd_jax import` makes of it."""
-    folder = tmp_path_factory.mktemp("imported") / "model"
-    assert command("import", folder, str(source), **SETTINGS) == 0
-    return folder
+SETTINGS = {name.replace(".", "__"): value for name, value in runs.LENGTHS.items()}
 
 
 def kill(environment: dict[str, str], after: tuple[str, str, int], given: list[str]) -> None:

@@ -25,9 +25,9 @@ _SENTINELS = 100  # of T5, which follow its pieces, <extra_id_0> last
 _SPECIAL = (0, 1, 2)
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _MEND = "copy it again, whole"
-_MEND_BOTH = "copy both again, whole, or give --vocabulary=FILE, a SentencePiece model, to `cd_jax import`"
 # What mends a vocabulary that is not there, or that cannot be taken over.
 GIVE = "give --vocabulary=FILE, a SentencePiece model, to `cd_jax import`"
+_MEND_BOTH = f"copy both again, whole, or {GIVE}"
 GIVE_OTHER = "give --vocabulary=FILE, another SentencePiece model, to `cd_jax import`"
 
 
