@@ -36,7 +36,7 @@ test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK:%=tests/test_%.py)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK:%=tests/*/test_%.py)
 
 # Minutes rather than seconds.
 test-slow: install

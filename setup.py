@@ -29,7 +29,7 @@ setup(
     package_dir={"cd_jax.tasks": "tasks", "cd_jax.gin_files": "gin"},
     package_data={
         "cd_jax.report": ["*.jinja"],
-        "cd_jax.update": ["prompts/*.txt"],
+        "cd_jax.update.teachers": ["prompts/*.txt"],
         "cd_jax.tasks": ["*.model"],
         "cd_jax.tasks.babi": ["*.md", "*.bib", "*.txt", "*.tsv"],
         "cd_jax.tasks.com2sense": ["*.jsonl", "*.md", "*.bib", "*.txt", "*.tsv"],

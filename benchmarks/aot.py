@@ -21,7 +21,7 @@ prepare_environment()
 
 from cd_jax.aot import measure, roofline, sharding  # noqa: E402  JAX reads the environment when it is imported.
 from cd_jax.aot.chips import Topology, topology  # noqa: E402
-from cd_jax.solver.config import T5Config  # noqa: E402
+from cd_jax.nets.config import T5Config  # noqa: E402
 
 # Of T5 1.1 (t5x/examples/t5/t5_1_1/*.gin): emb_dim, num_heads, head_dim, mlp_dim, layers of each side.
 MODELS = {

@@ -31,16 +31,17 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import optax
 
-from cd_jax import process, tasks
+from cd_jax import tasks
+from cd_jax.learning import student
 from cd_jax.memory.episodic import EpisodicMemory, choose_entries
-from cd_jax.memory.index import DeviceIndex, ScannIndex
+from cd_jax.memory.index.device import DeviceIndex, ScannIndex
+from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
-from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import Solver
-from cd_jax.step import Contrast
+from cd_jax.step.reader import Contrast
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
-from cd_jax.update.oracle import OracleTeacher
+from cd_jax.update.teachers.oracle import OracleTeacher
 
 BATCH = 64
 SETTINGS = {
@@ -53,7 +54,7 @@ SETTINGS = {
 }
 
 
-def explained(source: process.TokenisedExamples) -> dict[str, list[Update]]:
+def explained(source: student.TokenisedExamples) -> dict[str, list[Update]]:
     """One update of each example."""
     teacher, told = OracleTeacher(), {}
     for example in source.examples:
@@ -62,10 +63,10 @@ def explained(source: process.TokenisedExamples) -> dict[str, list[Update]]:
     return told
 
 
-def made(args: argparse.Namespace, updates, examples) -> process.SelfLearningProcess:
+def made(args: argparse.Namespace, updates, examples) -> student.SelfLearningProcess:
     """The process to be timed."""
     settings = SETTINGS[args.one]
-    agent = process.AGENTS[settings.get("agent", "cd_memory")]
+    agent = student.AGENTS[settings.get("agent", "cd_memory")]
     config = T5Config(
         emb_dim=args.embed, num_heads=4, head_dim=args.embed // 4, mlp_dim=2 * args.embed,
         num_encoder_layers=args.layers, num_decoder_layers=args.layers, dropout_rate=0.0, scan_layers=False,
@@ -78,7 +79,7 @@ def made(args: argparse.Namespace, updates, examples) -> process.SelfLearningPro
         memory = EpisodicMemory(args.capacity, index=index, mesh=solver.mesh)
         memory.add(choose_entries(examples, updates, args.capacity, 0))
     contrast = settings.get("contrast", Contrast())
-    return process.SelfLearningProcess(
+    return student.SelfLearningProcess(
         agent, vocabulary, solver, memory, {"inputs": 96, "targets": 32}, 2.0, 128,
         contrast=lambda: contrast, cache_passages=settings.get("cache_passages", False),
     )  # fmt: skip
@@ -87,7 +88,7 @@ def made(args: argparse.Namespace, updates, examples) -> process.SelfLearningPro
 def measure_one(args: argparse.Namespace) -> None:
     """In a process of its own: prints a line."""
     tasks.register()
-    source = process.tokenised("babi_short", "train", 400)
+    source = student.tokenised("babi_short", "train", 400)
     updates = explained(source)
     timed = made(args, updates, source.examples)
     feed = timed.study(source, BATCH, updates)

@@ -36,13 +36,13 @@ import numpy as np
 import optax
 import scipy.stats
 
-from cd_jax import contrastive
-from cd_jax.memory import negatives as samplers
-from cd_jax.memory import prior as priors
+from cd_jax.losses import contrastive
+from cd_jax.memory.negatives import prior as priors
+from cd_jax.memory.negatives import samplers as samplers
 from cd_jax.tasks.babi import reasoners
 from cd_jax.tasks.babi.worlds import generate
 from cd_jax.types import Example
-from cd_jax.update.oracle import OracleTeacher
+from cd_jax.update.teachers.oracle import OracleTeacher
 
 TASKS = (1, 9, 11, 12)
 MEMORIES_A_TASK = 150

@@ -85,21 +85,21 @@ Search = Callable[[np.ndarray], np.ndarray]
 
 
 def exact(keys: np.ndarray) -> Search:
-    from cd_jax.memory.index import DeviceIndex
+    from cd_jax.memory.index.device import DeviceIndex
 
     index = DeviceIndex(keys, metric=METRIC)
     return lambda queries: index.search(queries, NEIGHBOURS)[0]
 
 
 def approx(keys: np.ndarray) -> Search:
-    from cd_jax.memory.index import DeviceIndex
+    from cd_jax.memory.index.device import DeviceIndex
 
     index = DeviceIndex(keys, metric=METRIC, recall_target=0.95)
     return lambda queries: index.search(queries, NEIGHBOURS)[0]
 
 
 def scann(keys: np.ndarray) -> Search:
-    from cd_jax.memory.index import ScannIndex
+    from cd_jax.memory.index.device import ScannIndex
 
     index = ScannIndex(keys, metric=METRIC, recall_target=0.95)
     return lambda queries: index.search(queries, NEIGHBOURS)[0]
@@ -213,7 +213,7 @@ def compile_for(arguments: argparse.Namespace) -> None:
     import jax.numpy as jnp
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from cd_jax.memory import nearest, sharded
+    from cd_jax.memory.index import nearest, sharded
 
     mesh = Mesh(np.array(chips), ("data",))
     unit = nearest.BLOCK * len(chips)

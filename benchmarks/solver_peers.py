@@ -56,7 +56,7 @@ class CdJax:
     def __init__(self, shape: Shape, scan_layers: bool = False):
         import optax
 
-        from cd_jax.solver.config import T5Config
+        from cd_jax.nets.config import T5Config
         from cd_jax.solver.decoding import Decoding
         from cd_jax.solver.solver import Solver
 

@@ -23,12 +23,13 @@ import numpy as np
 import tensorflow as tf
 from flax import traverse_util
 
-# Here, not where they are used: they register with gin, which T5X locks before it calls what is below.
-from cd_jax.interop import names
-from cd_jax.process import tokenised
+from cd_jax.learning.student import tokenised
+from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
-from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import Solver
+
+# Here, not where they are used: they register with gin, which T5X locks before it calls what is below.
+from cd_jax.weights import names
 
 HERE = pathlib.Path(__file__).parent
 SOURCE, SEED = "babi_short", 0

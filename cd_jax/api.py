@@ -3,9 +3,9 @@
 import pathlib
 from collections.abc import Sequence
 
-from cd_jax import configuration, gin_library
+from cd_jax.config import configuration, library
 from cd_jax.errors import RequestError
-from cd_jax.evaluate import TrainedRun
+from cd_jax.learning.evaluation import TrainedRun
 
 
 def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
@@ -13,5 +13,5 @@ def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
     own = pathlib.Path(model_dir) / "config.gin"
     if not own.is_file():
         raise RequestError(f"{own}: no such file; give the folder of a trained run")
-    configuration.configure([gin_library.packaged("runs/infer.gin"), str(own)], bindings)
+    configuration.configure([library.packaged("runs/infer.gin"), str(own)], bindings)
     return TrainedRun(model_dir)

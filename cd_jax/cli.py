@@ -9,7 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from cd_jax import __version__, gin_library
+from cd_jax import __version__
+from cd_jax.config import library
 from cd_jax.errors import RequestError, RunError
 from cd_jax.rundir import interrupt
 
@@ -49,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
         """The help, with the header and the macros of the verb's gin files."""
         if not self.gin_file:
             return super().format_help()
-        told = gin_library.described(self.gin_file)
+        told = library.described(self.gin_file)
         return f"{super().format_help()}\nmacros, which --gin.NAME=VALUE binds:\n\n{told}\n"
 
 
@@ -60,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Every binding of gin can be given as --gin.NAME=VALUE, e.g. --gin.BATCH_SIZE=32.",
     )
     parser.add_argument("--version", action="version", version=f"cd_jax {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    exchange = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, line in VERBS.items():
-        sub = verbs.add_parser(verb, help=line, description=line, allow_abbrev=False)
+        sub = exchange.add_parser(verb, help=line, description=line, allow_abbrev=False)
         sub.gin_file = DEFAULT_GIN.get(verb, "")
         sub.add_argument(
             "--model_dir",
@@ -171,19 +172,19 @@ def _check_local(args: argparse.Namespace) -> None:
 
 def _files(args: argparse.Namespace, search_paths: list[str]) -> list[str]:
     """The verb's file, then the run's own where the verb evaluates one, then the files asked for."""
-    asked = [gin_library.find(name, search_paths) for name in args.gin_file]
+    asked = [library.find(name, search_paths) for name in args.gin_file]
     if args.verb == "demo":
         given = args.babi_dir or args.com2sense_dir or args.tfds_data_dir
         paper = args.direction or ("babi_to_com2sense" if given else None)
-        return [gin_library.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
+        return [library.packaged(DIRECTIONS[paper] if paper else DEFAULT_GIN["demo"]), *asked]
     own = pathlib.Path(args.model_dir or "") / "config.gin"
     if args.verb in ("eval", "infer", "export"):
         if not own.is_file() and not asked:
             raise RequestError(f"{own}: no such file; train a run with this --model_dir first, or give its --gin_file")
         # The run's own comes second: what it binds counts, and a run of `train` lacks what evaluation needs.
         run = [str(own)] if own.is_file() else []
-        return [gin_library.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
-    return [gin_library.packaged(DEFAULT_GIN[args.verb]), *asked]
+        return [library.packaged(DEFAULT_GIN[args.verb]), *run, *asked]
+    return [library.packaged(DEFAULT_GIN[args.verb]), *asked]
 
 
 def _configure(args: argparse.Namespace, statements: list[str]) -> None:
@@ -192,7 +193,7 @@ def _configure(args: argparse.Namespace, statements: list[str]) -> None:
     Raises:
       RequestError: gin cannot read them, or nothing reads a binding.
     """
-    from cd_jax import configuration
+    from cd_jax.config import configuration
 
     statements = statements + [_normalised(binding) for binding in args.gin_bindings]
     for statement in statements:
@@ -240,26 +241,26 @@ def _one_line(text: object) -> str:
 
 
 def _verb(args: argparse.Namespace) -> Callable[[], object]:
-    from cd_jax import demo, distill, evaluate, show, train
-    from cd_jax.aot import verb as pods
-    from cd_jax.interop import verbs
-    from cd_jax.report.verb import report
+    from cd_jax.learning import distillation, evaluation, trainer
+    from cd_jax.verbs import aot as pods
+    from cd_jax.verbs import demo, exchange, tasks
+    from cd_jax.verbs.report import report
 
     return {
         "demo": lambda: demo.demo(args.model_dir),
         "tasks": lambda: (
-            show.write_stories(args.name, args.write, args.num_questions, args.seed)
+            tasks.write_stories(args.name, args.write, args.num_questions, args.seed)
             if args.write
-            else show.show_tasks(args.name, args.model_dir, args.split, args.num_examples)
+            else tasks.show_tasks(args.name, args.model_dir, args.split, args.num_examples)
         ),
-        "distill": lambda: distill.distill(args.model_dir),
-        "train": lambda: train.train(args.model_dir),
-        "eval": lambda: evaluate.evaluate(args.model_dir),
-        "infer": lambda: evaluate.infer(
+        "distill": lambda: distillation.distill(args.model_dir),
+        "train": lambda: trainer.train(args.model_dir),
+        "eval": lambda: evaluation.evaluate(args.model_dir),
+        "infer": lambda: evaluation.infer(
             args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})
         ),
-        "import": lambda: verbs.import_model(args.source, args.model_dir, args.vocabulary),
-        "export": lambda: verbs.export(args.model_dir, args.format, args.output),
+        "import": lambda: exchange.import_model(args.source, args.model_dir, args.vocabulary),
+        "export": lambda: exchange.export(args.model_dir, args.format, args.output),
         "aot": lambda: (pods.aot_sweep if args.sweep else pods.aot)(args.topology, args.mesh, args.json),
         "report": lambda: print(report(args.model_dir)),
     }[args.verb]

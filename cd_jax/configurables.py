@@ -5,22 +5,23 @@ from typing import Any
 import gin
 import optax
 
-from cd_jax import demo, distill, evaluate, show, train
-from cd_jax.aot import verb as pods
-from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
-from cd_jax.update import openai_teacher
+from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from cd_jax.learning import distillation, evaluation, trainer
+from cd_jax.update.teachers import openai
+from cd_jax.verbs import aot as pods
+from cd_jax.verbs import demo, tasks
 
-__all__ = ["RANGES", "VERBS", "openai_teacher"]
+__all__ = ["RANGES", "VERBS", "openai"]
 
 VERBS = (
     demo.demo,
-    distill.distill,
-    evaluate.evaluate,
-    evaluate.infer,
+    distillation.distill,
+    evaluation.evaluate,
+    evaluation.infer,
     pods.aot,
     pods.aot_sweep,
-    show.show_tasks,
-    train.train,
+    tasks.show_tasks,
+    trainer.train,
 )
 # Of parameters whose annotations are not ours.
 RANGES: dict[Any, dict[str, Any]] = {

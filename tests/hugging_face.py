@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 
-from cd_jax.solver.config import T5Config
+from cd_jax.nets.config import T5Config
 
 VOCAB = 128
 TINY = T5Config(

@@ -5,7 +5,7 @@ import numpy as np
 
 from cd_jax.memory.entries import Entry
 from cd_jax.memory.episodic import EpisodicMemory
-from cd_jax.memory.index import DeviceIndex, ScannIndex
+from cd_jax.memory.index.device import DeviceIndex, ScannIndex
 
 
 def mesh_of(*shape, names=("data", "model")):

@@ -10,16 +10,18 @@ import optax
 import pytest
 import tensorflow as tf
 
-from cd_jax import feed, process, tasks
+from cd_jax import tasks
+from cd_jax.feed import pipeline
+from cd_jax.learning import student
+from cd_jax.learning.student import AGENTS, SelfLearningProcess
 from cd_jax.memory import episodic
-from cd_jax.process import AGENTS, SelfLearningProcess
+from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
-from cd_jax.solver.config import T5Config
 from cd_jax.solver.solver import Solver
-from cd_jax.step import Contrast
+from cd_jax.step.reader import Contrast
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
-from cd_jax.update.oracle import OracleTeacher
+from cd_jax.update.teachers.oracle import OracleTeacher
 
 BATCH = 8
 
@@ -28,8 +30,8 @@ BATCH = 8
 def source():
     """35 examples of seven tasks whose stories are short."""
     tasks.register()
-    parts = [process.tokenised(f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
-    return feed.TokenisedExamples(
+    parts = [student.tokenised(f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
+    return pipeline.TokenisedExamples(
         sum((part.examples for part in parts), []),
         tf.concat([part.inputs for part in parts], 0),
         tf.concat([part.targets for part in parts], 0),

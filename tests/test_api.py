@@ -10,9 +10,9 @@ import pytest
 import runs
 
 import cd_jax
-from cd_jax.checkpoints import Checkpoints
 from cd_jax.errors import RequestError
-from cd_jax.report import scores
+from cd_jax.rundir import scores
+from cd_jax.rundir.checkpoints import Checkpoints
 
 THREE_LINES = """
 import cd_jax

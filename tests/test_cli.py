@@ -337,12 +337,12 @@ def test_debug_shows_the_traceback(tmp_path, capfd):
 
 
 def test_what_nobody_foresaw_is_one_line_too(tmp_path, capfd, monkeypatch):
-    from cd_jax import distill
+    from cd_jax.learning import distillation
 
     def fall(*_):
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(distill.vocabularies, "train", fall)
+    monkeypatch.setattr(distillation.vocabularies, "train", fall)
     given = distill_babi(babi_folder(tmp_path / "data"), tmp_path / "run")
     refused(capfd, given, "ZeroDivisionError", "by zero", "--debug", status=1)
     assert runs.here([*given, "--debug"]) == 1

@@ -7,7 +7,7 @@ import dataclasses
 
 from cd_jax.aot.chips import Topology
 from cd_jax.aot.hlo_costs import Costs, Kernel
-from cd_jax.solver.config import T5Config
+from cd_jax.nets.config import T5Config
 
 # Copies between memories that run beside the kernels.
 _ASYNCHRONOUS_COPIES = ("copy-start", "slice-start")

@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from cd_jax import gin_library
+from cd_jax.config import library
 from cd_jax.errors import RequestError
 from cd_jax.solver.partitioning import Rules
 
@@ -21,7 +21,7 @@ def rules(name: str) -> Rules:
     """
     if name not in NAMES:
         raise RequestError(f"aot_sweep.sharding_rules: {name!r} is none of {', '.join(NAMES)}")
-    match = _RULES.search(pathlib.Path(gin_library.packaged(f"sharding/{name}.gin")).read_text())
+    match = _RULES.search(pathlib.Path(library.packaged(f"sharding/{name}.gin")).read_text())
     assert match, name
     return ast.literal_eval(match[1])
 

@@ -17,8 +17,8 @@ from t5x.examples.t5 import network
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.feed import converter
 from cd_jax.rundir import files
-from cd_jax.tasks import feature_converter
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.source import ExampleMixture, ExampleTask
 from cd_jax.update import store
@@ -47,7 +47,7 @@ class PassagesTransformer(network.Transformer):
 class PassagesModel(models.EncoderDecoderModel):
     """T5X's model with a weight for every target token.
 
-    The loss is `cd_jax.losses.token_weighted_cross_entropy` where gin binds T5X's `loss_normalizing_factor` to
+    The loss is `cross_entropy.token_weighted_cross_entropy` where gin binds T5X's `loss_normalizing_factor` to
     'NUM_REAL_TARGET_TOKENS' and its z-loss to 0, as `gin/t5x/model.gin` does. The weights travel as
     `decoder_token_weights`; `decoder_loss_weights` stays the mask of 0 and 1 that T5X's metrics and scores want.
     """
@@ -64,7 +64,7 @@ class PassagesModel(models.EncoderDecoderModel):
         return super()._compute_metrics(logits, targets, mask, loss, z_loss, rows)
 
 
-class FeatureConverter(feature_converter.PassagesFeatureConverter):
+class FeatureConverter(converter.PassagesFeatureConverter):
     """Ours, as T5X makes and calls its own.
 
     A task has `inputs` and `targets`, as T5X's tasks do, and may have `update` and `memory`; so may
@@ -73,8 +73,8 @@ class FeatureConverter(feature_converter.PassagesFeatureConverter):
     """
 
     MODEL_FEATURES: ClassVar = {
-        **feature_converter.PassagesFeatureConverter.MODEL_FEATURES,
-        "decoder_token_weights": feature_converter.FeatureSpec(dtype=tf.float32),
+        **converter.PassagesFeatureConverter.MODEL_FEATURES,
+        "decoder_token_weights": converter.FeatureSpec(dtype=tf.float32),
     }
 
     def __init__(

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cd_jax import machine
+from cd_jax.config.ranges import NonNegativeInt, PositiveInt
 from cd_jax.errors import RequestError
-from cd_jax.memory import queries, retrieval
+from cd_jax.memory import machine, queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
-from cd_jax.memory.index import DeviceIndex, Index
+from cd_jax.memory.index.device import DeviceIndex, Index
 from cd_jax.memory.retrieval import Retrieved, Store
-from cd_jax.ranges import NonNegativeInt, PositiveInt
 from cd_jax.rundir import files
 from cd_jax.types import Example
 

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from cd_jax.report.results import figure
+from cd_jax.rundir.results import figure
 
 Json = dict[str, Any]
 

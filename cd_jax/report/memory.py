@@ -8,7 +8,7 @@ from typing import Any
 
 from cd_jax.report import examples, table
 from cd_jax.report.examples import Run
-from cd_jax.report.results import figure
+from cd_jax.rundir.results import figure
 
 _EXAMPLES_PER_RUN = 20
 _MOST_RETRIEVED = 10

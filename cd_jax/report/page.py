@@ -9,9 +9,9 @@ import jinja2
 import markupsafe
 
 from cd_jax.report import breakdown, examples, memory, plots, table
-from cd_jax.report import results as results_lib
 from cd_jax.report.examples import Run
 from cd_jax.rundir import files
+from cd_jax.rundir import results as results_lib
 
 REPORT = "report.html"
 _TEMPLATE = "page.html.jinja"

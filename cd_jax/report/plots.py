@@ -11,8 +11,8 @@ from typing import Any
 import matplotlib.style
 from matplotlib import axes, figure, lines, ticker
 
-from cd_jax.report import results as results_lib
 from cd_jax.report import table
+from cd_jax.rundir import results as results_lib
 
 Json = dict[str, Any]
 

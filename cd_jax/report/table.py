@@ -7,8 +7,8 @@ from typing import Any
 
 import tabulate
 
-from cd_jax.report import results as results_lib
-from cd_jax.report import scores
+from cd_jax.rundir import results as results_lib
+from cd_jax.rundir import scores
 from cd_jax.tasks import sample
 
 ABSENT = "–"

@@ -12,10 +12,10 @@ import gin
 import jax
 import jax.numpy as jnp
 
+from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
 from cd_jax.errors import RequestError
-from cd_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
-from cd_jax.solver.layers import DecoderLayer
-from cd_jax.solver.network import PAD_ID, T5, Cached
+from cd_jax.nets.layers import DecoderLayer
+from cd_jax.nets.network import PAD_ID, T5, Cached
 
 EOS_ID = 1
 _NEVER = -1e9

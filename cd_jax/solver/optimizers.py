@@ -6,7 +6,7 @@ import gin
 import jax
 import optax
 
-from cd_jax.ranges import NonNegativeFloat
+from cd_jax.config.ranges import NonNegativeFloat
 
 
 @gin.configurable

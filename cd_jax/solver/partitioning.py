@@ -11,7 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cd_jax.errors import RequestError
-from cd_jax.solver.config import T5Config
+from cd_jax.nets.config import T5Config
 
 Axes = str | tuple[str, ...] | None
 Rules = Sequence[tuple[str, Axes]]

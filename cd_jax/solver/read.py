@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cd_jax import losses
-from cd_jax.solver import network
+from cd_jax.losses import cross_entropy
+from cd_jax.nets import network
 
 
 class Bound:
@@ -47,7 +47,7 @@ class Bound:
         """
         before = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
         states = self.apply(passages, before, method="states")
-        return losses.token_nats(states, self.output_kernel(), targets, self._network.config.logits_chunk)
+        return cross_entropy.token_nats(states, self.output_kernel(), targets, self._network.config.logits_chunk)
 
 
 class Read(Protocol):

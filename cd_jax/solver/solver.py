@@ -14,12 +14,13 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cd_jax import losses
-from cd_jax.ranges import NonNegativeFloat, PositiveInt
-from cd_jax.solver import decoding, network, optimizers, partitioning
-from cd_jax.solver.config import T5Config
+from cd_jax.config.ranges import NonNegativeFloat, PositiveInt
+from cd_jax.losses import cross_entropy
+from cd_jax.nets import network
+from cd_jax.nets.config import T5Config
+from cd_jax.nets.network import Cached
+from cd_jax.solver import decoding, optimizers, partitioning
 from cd_jax.solver.decoding import Decoding
-from cd_jax.solver.network import Cached
 from cd_jax.solver.read import Bound, Read
 
 Batch = dict[str, np.ndarray]
@@ -160,7 +161,7 @@ class Solver:
             rngs={"dropout": key} if self.config.dropout_rate else {},
             method="states",
         )
-        nats = losses.projected_cross_entropy(
+        nats = cross_entropy.projected_cross_entropy(
             states,
             bound.output_kernel(),
             batch["decoder_target_tokens"],
@@ -186,7 +187,7 @@ class Solver:
         self, params: Any, batch: dict[str, jax.Array], key: jax.Array, read: Read | None = None, memory: Any = None
     ):
         """Scalars and gradients, added up over the microbatches, and what `read` shows of all rows."""
-        weight = losses.total_weight(batch["decoder_loss_weights"])
+        weight = cross_entropy.total_weight(batch["decoder_loss_weights"])
         count = self.num_microbatches
 
         def of(part, key):

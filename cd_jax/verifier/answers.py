@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import gin
 
-from cd_jax.ranges import NonNegativeInt, PositiveInt
+from cd_jax.config.ranges import NonNegativeInt, PositiveInt
 
 # Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
 ANSWER_PATTERN = re.compile(r"(.*)answer\s*:(.*)", re.IGNORECASE | re.DOTALL)

@@ -1,0 +1,1 @@
+"""Configuration: gin files, their macros, the values that may be bound."""

@@ -1,0 +1,285 @@
+"""gin files: where they are found, which of them may be code, and errors that name file and line."""
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import importlib
+import os
+import pathlib
+import re
+import sys
+import tokenize
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import gin
+from gin import config_parser
+
+from cd_jax import configurables
+from cd_jax.config import bindings, library
+from cd_jax.config.macros import macro_of
+from cd_jax.errors import RequestError
+
+# Configurables that the config.gin of older runs binds.
+_GONE = ["fill_memory"]
+# What a folder has into which a program of ours has written.
+_MARKS = ("checkpoints", "updates.jsonl", "results.json")
+# gin's note of where an error is, which it appends to the error.
+_PLACE = re.compile(r'\n\s*In (?:file "(?P<file>[^"]*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
+
+
+def configure(
+    files: Sequence[str],
+    statements: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    modules: Sequence[str] = (),
+    trust: bool = False,
+) -> None:
+    """Binds what gin files and statements say, in this order, and checks the values; forgets what was bound before.
+
+    A gin file that imports is a program. Those that the user names are the user's. One that lies in a folder that our
+    programs have written, which may be anybody's, must not import, nor must what it includes.
+
+    Args:
+      files: paths, of `gin_library.packaged` or `.find`.
+      statements: such as `BATCH_SIZE = 32`; as the command line has them.
+      search_paths: folders in which included files are looked up, too.
+      modules: of the user's, imported first: what they register can be bound.
+      trust: files in folders of runs may import.
+
+    Raises:
+      RequestError: a file or a statement cannot be read or imports where it must not, nothing reads a macro, or a value
+        is out of its range; one line that names the place.
+    """
+    gin.clear_config()
+    for module in modules:
+        with _naming(f"--module_import={module}"):
+            import_module(module)
+    reading = _Reading([str(folder) for folder in search_paths], trust)
+    for file in files:
+        reading.read(file)
+    for name, place in reading.bound.items():
+        _check_read(name, f"{place}: {name}", reading.readers)
+    for statement in statements:
+        name = statement.partition("=")[0].strip()
+        _check_read(name, f"--gin.{name}", reading.readers)
+        with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
+            gin.parse_config(statement)
+    _check_bound(reading.readers)
+    with _naming("gin"):
+        gin.finalize()
+    bindings.check_values()
+
+
+# Reading
+
+
+class _Seen(config_parser.ParserDelegate):
+    """What a statement refers to, by name."""
+
+    def __init__(self):
+        self.references: list[str] = []
+        self.macros: list[str] = []
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> None:
+        """Notes `@NAME`."""
+        self.references.append(scoped_configurable_name)
+
+    def macro(self, macro_name: str) -> None:
+        """Notes `%NAME`."""
+        self.macros.append(macro_name)
+
+
+# By us and by gin alike: what we look for must be what gin finds.
+_open = functools.partial(open, encoding="utf-8-sig")
+
+
+@dataclasses.dataclass
+class _Reading:
+    """Reads gin files, each after a look at its statements.
+
+    Attributes:
+      search_paths: see `configure`.
+      trust: see `configure`.
+      bound: macros, with the places, `file:line`, where they are bound last.
+      readers: macros, with the places where they are read last.
+    """
+
+    search_paths: list[str]
+    trust: bool
+    bound: dict[str, str] = dataclasses.field(default_factory=dict)
+    readers: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def read(self, file: str) -> None:
+        """Lets gin read a file. Raises RequestError as `configure` does."""
+        ours = [str(folder) for folder in library.folders()]
+        # A file of ours includes files of ours, whatever the working folder has of the same name.
+        mine = any(pathlib.Path(file).is_relative_to(folder) for folder in ours)
+        folders = [*ours, "", *self.search_paths] if mine else ["", *self.search_paths, *ours]
+        self._look_at(file, folders, foreign=False, around=())
+        with _gin_reads(folders), _naming(file):
+            gin.parse_config_file(file, skip_unknown=_GONE)
+
+    def _look_at(self, file: str, folders: list[str], foreign: bool, around: tuple[str, ...]) -> None:
+        """Notes macros, here and in included files, and refuses what a run's file (`foreign`) must not have."""
+        foreign, around = foreign or (not self.trust and _is_of_a_run(file)), (*around, file)
+        with _naming(file), _open(file) as lines:
+            seen = _Seen()
+            parser = config_parser.ConfigParser(lines, seen)
+            while (statement := parser.parse_statement()) is not None:
+                place = f"{file}:{statement.location.line_num}"
+                if foreign:
+                    _refuse_code(place, statement, seen.references)
+                self.readers |= dict.fromkeys(seen.macros, place)
+                seen.references.clear()
+                seen.macros.clear()
+                if isinstance(statement, config_parser.ImportStatement):
+                    _import(statement.module, place)
+                elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
+                    self.bound["/".join(filter(None, (statement.scope, statement.selector)))] = place
+                elif isinstance(statement, config_parser.IncludeStatement):
+                    self._look_at(_included(statement.filename, folders, place, around), folders, foreign, around)
+
+
+def _included(name: str, folders: list[str], place: str, around: tuple[str, ...]) -> str:
+    """The file that an include means. Raises RequestError where there is none, or it is being read."""
+    paths = [os.path.join(folder, name) for folder in folders]
+    path = next(filter(os.path.isfile, paths), None)
+    if path is None:
+        raise RequestError(
+            f"{place}: includes {name!r}, and there is no such file; --gin_search_paths=DIR names its folder"
+        )
+    if any(os.path.samefile(path, other) for other in around):
+        raise RequestError(f"{place}: includes {name!r}, which includes this file; leave one of the two out")
+    return path
+
+
+def _is_of_a_run(file: str) -> bool:
+    """Whether our programs write files of its name or into a folder around it; by its path and by where that leads."""
+    paths = {pathlib.Path(os.path.abspath(file)), pathlib.Path(file).resolve()}
+    return any(
+        path.name == "config.gin" or any((folder / mark).exists() for folder in path.parents for mark in _MARKS)
+        for path in paths
+    )
+
+
+def _refuse_code(place: str, statement: config_parser.ImportStatement, references: Sequence[str]) -> None:
+    """Raises RequestError where a statement would run code that somebody has put into a folder of a run."""
+    mend = "if you trust whoever wrote it, give --trust_gin"
+    if isinstance(statement, config_parser.ImportStatement):
+        raise RequestError(f"{place}: `{statement.format()}` runs code, and this file is a run's; {mend}")
+    verbs = {verb.__name__ for verb in configurables.VERBS}
+    for reference in references:
+        if re.split(r"[/.]", reference)[-1] in verbs:
+            raise RequestError(f"{place}: @{reference} runs a command of cd_jax, and this file is a run's; {mend}")
+
+
+def import_module(name: str) -> None:
+    """Imports a module of the user's, also from the working folder, where Python does not look for commands."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())
+    importlib.import_module(name)
+
+
+def _import(module: str, place: str) -> None:
+    """Here, since gin passes over modules that are not there where it skips what it does not know."""
+    if not module.startswith("__gin__."):
+        with _naming(place):
+            import_module(module)
+
+
+@contextlib.contextmanager
+def _gin_reads(folders: Sequence[str]) -> Iterator[None]:
+    """Lets gin look for included files in these folders, and read plain files alone.
+
+    Its second reader imports the package that a path such as `runs/x.gin` seems to name.
+    """
+    kept = list(gin.config._LOCATION_PREFIXES), list(gin.config._FILE_READERS)
+    gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:] = folders, [(_open, os.path.isfile)]
+    try:
+        yield
+    finally:
+        gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:] = kept
+
+
+# Errors
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Turns what gin raises, which is of many kinds and several lines, into an error that begins with its place."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise RequestError(f"{_at(what, _line_of(error))}: {_not_a_value(what)}") from error
+    except RecursionError as error:
+        raise RequestError(f"{what}: brackets are nested too deep for a value; write it flatter") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{what}: not text in UTF-8 (byte {error.start}); save it so") from error
+    except Exception as error:
+        text = str(error)
+        found = _PLACE.search(text)
+        if "malformed node" in text:
+            text = _not_a_value(what)
+        text = text[: found.start()] if found else text
+        if "No configurable matching" in text:
+            text += " --module_import=MODULE brings those of your own."
+        where = f"{found['file']}:{found['line']}" if found and found["file"] else what
+        raise RequestError(f"{where}: {text}") from error
+
+
+def _at(what: str, line: int | None) -> str:
+    # The place in the statement of a flag says nothing that the flag itself does not say.
+    return f"{what}:{line}" if line and not what.startswith("--") else what
+
+
+def _line_of(error: Exception) -> int | None:
+    """Of an error of syntax, or of tokenize's, whose second argument is the place."""
+    return error.lineno if isinstance(error, SyntaxError) else error.args[1][0]
+
+
+def _not_a_value(what: str) -> str:
+    quoted = "text is quoted twice: --gin.NAME=\"'text'\"" if what.startswith("--") else "text is quoted"
+    return f"not a value of Python; brackets must close, and {quoted}"
+
+
+# Macros
+
+
+def _check_read(name: str, shown: str, readers: Collection[str]) -> None:
+    """gin takes a macro that nothing reads without a word; a misspelt one would be lost."""
+    if "." in name or name in readers:
+        return
+    close = difflib.get_close_matches(name, readers, 1)
+    hint = f"did you mean {close[0]}?" if close else f"those that are read: {', '.join(sorted(readers))}"
+    raise RequestError(f"{shown}: nothing reads this macro; {hint}")
+
+
+def _check_bound(readers: Mapping[str, str]) -> None:
+    """Raises RequestError where a macro has no value: it must be given, is misspelt, or goes round in a circle."""
+    config = gin.config._CONFIG
+    macros = {scope: bound["value"] for (scope, selector), bound in config.items() if selector == "gin.macro"}
+    for name, value in macros.items():
+        if _is_required(value):
+            raise RequestError(f"{name} is not bound; give --gin.{name}=VALUE")
+    for reference in gin.config.iterate_references(config):
+        if (name := macro_of(reference)) and name not in macros:
+            close = difflib.get_close_matches(name, macros, 1)
+            hint = f"did you mean %{close[0]}?" if close else f"give --gin.{name}=VALUE"
+            raise RequestError(f"{readers.get(name, '--gin')}: %{name} is not bound; {hint}")
+    for name in macros:
+        _check_ends(name, macros)
+
+
+def _check_ends(name: str, macros: dict[str, object]) -> None:
+    passed = [name]
+    while (following := macro_of(macros[passed[-1]])) is not None:
+        if following in passed:
+            raise RequestError(f"{' = %'.join([*passed, following])}: goes round in a circle; bind one to a value")
+        passed.append(following)
+
+
+def _is_required(value: object) -> bool:
+    return isinstance(value, gin.config.ConfigurableReference) and value.config_key == ("gin.REQUIRED", "gin.constant")

@@ -1,0 +1,1 @@
+"""The self-learning process: its rounds, training, evaluation."""

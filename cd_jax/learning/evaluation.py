@@ -1,0 +1,340 @@
+"""`cd_jax eval` and `cd_jax infer`: decode tasks with the best parameters of a run; no parameter changes here."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import gin
+import jax
+
+from cd_jax.config.macros import resolved
+from cd_jax.config.ranges import PositiveInt, Seed
+from cd_jax.errors import RequestError
+from cd_jax.learning import compose
+from cd_jax.learning.student import SelfLearningProcess, tokenised
+from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.rundir import files, interrupt, lock, results, scores
+from cd_jax.rundir.checkpoints import Checkpoints, Progress
+from cd_jax.solver.decoding import Decoding
+from cd_jax.tasks import Sample, metrics
+from cd_jax.tasks.com2sense import submission
+from cd_jax.tasks.com2sense.reader import UNLABELLED
+from cd_jax.types import Attempt, Example
+
+# Times that a reader goes after a run that saves faster than it reads.
+_READER_TRIES = 20
+_PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann")
+
+
+class TrainedRun:
+    """A run's best parameters, and its process and memory as training left them."""
+
+    def __init__(self, model_dir: str):
+        """Restores them.
+
+        Raises:
+          RequestError: there is no checkpoint, or it is not of the network that gin describes.
+        """
+        self.directory = pathlib.Path(model_dir)
+        for tries_left in reversed(range(_READER_TRIES)):
+            try:
+                self._read()
+                return
+            except RequestError:
+                # A run that trains meanwhile may have replaced what was being read.
+                if not tries_left or not self._checkpoints.was_replaced():
+                    raise
+
+    def _read(self) -> None:
+        self._checkpoints = Checkpoints(self.directory, read_only=True)
+        self.progress: Progress
+        _, self.progress = self._checkpoints.best()
+        self.steps = self._checkpoints.latest_step()
+        self.agent: str = self.progress.identity.get("agent", "")
+        path = self.directory / compose.VOCABULARY
+        vocabulary = compose.use_vocabulary(path)
+        compose.check_vocabulary(path, self.progress.identity)
+        self.process: SelfLearningProcess = compose.make_process(
+            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
+        )
+        solver = self.process.solver
+        self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
+        self.best_step, self.params = self._checkpoints.restore_best(solver.abstract_state().params)
+        self._checkpoints.close()
+        # Whatever keys lie in memory/: those of these parameters count.
+        self.process.remember(self.params)
+
+    def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
+        """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
+        asked = tokenised(task, split, sample.per_task, sample.seed)
+        feed = self.process.eval_feed(asked)
+        self.truncated = feed.truncated
+        attempts = self.process.attempt(self.params, feed, between=interrupt.check)
+        lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
+        files.write_text(self.inference_file(task, split), "".join(lines))
+        return attempts
+
+    def setting(self) -> dict[str, Any]:
+        """Of which parameters its answers are, and how they are found: what tells a score from others."""
+        decoding, memory = self.process.decoding, memory_settings(self.process.settings())
+        trained = memory_settings(self.progress.identity.get("process", {}))
+        return {
+            "step": self.best_step,
+            "parameters": self.progress.parameters.get(str(self.best_step)),
+            "decoding": dataclasses.asdict(decoding),
+            "memory": memory,
+            "setting": scores.setting(decoding, memory, trained),
+        }
+
+    def inference_file(self, task: str, split: str) -> pathlib.Path:
+        """`inference/<task>-<step>.jsonl`; splits other than test have their name in it."""
+        name = task if split == "test" else f"{task}_{split}"
+        return self.directory / "inference" / f"{name}-{self.best_step}.jsonl"
+
+    def ask(self, prompt: str) -> Attempt:
+        """Decodes a prompt that stands in no task; `Attempt.prediction` is the answer."""
+        asked = self.process.as_prompt(Example("", "", prompt, "", ""))
+        return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
+
+
+def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
+    """`{"task", "accuracy", "n"}`, and whatever else of `metrics.example_scores` applies."""
+    correct = [attempt.correct for attempt in attempts]
+    return {"task": task, **metrics.example_scores([attempt.example for attempt in attempts], correct)}
+
+
+def printed(entry: dict[str, Any]) -> str:
+    """A `summary` in a few lines for a terminal."""
+    found = [f"{entry['task']}: {_figures(entry)}"]
+    if entry.get("unpaired"):
+        found[0] += f"; {entry['unpaired']} of them without their pair, for the first figure only"
+    for facet in ("domain", "scenario"):
+        groups = entry.get(f"by_{facet}", {})
+        if groups:
+            found.append(f"  by {facet}: " + "; ".join(f"{name} {_figures(group)}" for name, group in groups.items()))
+    if "by_task" in entry:
+        found.append(
+            f"  mean of {len(entry['by_task'])} tasks {entry['mean_task_accuracy']:.3f}, "
+            f"at least {metrics.PASSED} on {entry['tasks_at_95']}"
+        )
+    return "\n".join(found)
+
+
+def _figures(scores: dict[str, Any]) -> str:
+    pairwise = f", pairwise {scores['pairwise_accuracy']:.3f}" if "pairwise_accuracy" in scores else ""
+    return f"accuracy {scores['accuracy']:.3f}{pairwise} (n={scores['n']})"
+
+
+@gin.configurable
+def evaluate(
+    model_dir: str,
+    source: str,
+    targets: list[str],
+    split: str = "test",
+    per_task: PositiveInt | None = None,
+    source_per_task: PositiveInt | None = None,
+    sample_seed: Seed = 0,
+    only_missing: bool = False,
+) -> dict[str, Any]:
+    """Decodes held-out source questions and the targets, on which nothing was fine-tuned; adds to `results.json`.
+
+    Args:
+      model_dir: of a trained run.
+      source: task or mixture that it was trained on.
+      targets: tasks or mixtures that it was not.
+      split: of all of them; not `unlabelled`.
+      per_task: examples of each task of the targets, drawn by `sample_seed` (see `tasks.Sample`); None takes all.
+      source_per_task: the same of the source.
+      sample_seed: of the samples; whoever asks for the same gets the same examples.
+      only_missing: leaves out what `results.json` says of the run's best parameters already.
+
+    Returns:
+      What stands in `results.json`: the scores of before, and these, see `report.scores`.
+
+    Raises:
+      RequestError: no checkpoint, no such task, data that is missing or malformed, or a split without labels.
+    """
+    _check_split(split)
+    samples = [("source", source, Sample(source_per_task, sample_seed))]
+    samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
+    asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
+    known = _known(model_dir)
+    if only_missing and known and not (asked := _missing(model_dir, known, asked)):
+        return results.read_results(model_dir)
+    trained = TrainedRun(model_dir)
+    files.clean_up(model_dir)
+    for one in asked:
+        interrupt.check()
+        attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
+        found = one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated}
+        print(f"[{trained.agent}] {printed(found)}", flush=True)
+        # At once: what comes after may be interrupted, or be refused.
+        written = _add(trained, found)
+    return written
+
+
+def check_targets(vocabulary: pathlib.Path) -> None:
+    """Reads what `evaluate` is bound to decode.
+
+    Args:
+      vocabulary: with which it will be read.
+
+    Raises:
+      RequestError: a target or split is not there, or a question or an answer in it is longer than gin allows.
+    """
+    targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
+    _check_split(split)
+    process = compose.make_process(
+        "baseline", compose.use_vocabulary(vocabulary), lambda mesh: EpisodicMemory(mesh=mesh)
+    )
+    for target in targets:
+        process.eval_feed(tokenised(target, split))
+
+
+def _check_split(split: str) -> None:
+    if split == UNLABELLED:
+        raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
+
+
+def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The entries in a run's `results.json`, also of older parameters; none where there is no such file."""
+    if not (pathlib.Path(model_dir) / results.RESULTS).is_file():
+        return []
+    runs = results.read_results(model_dir)["runs"]
+    return [entry for compose in runs for entry in compose.get("evaluations") or scores.before_settings(compose)]
+
+
+def _missing(model_dir: str, known: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
+    checkpoints = Checkpoints(model_dir, read_only=True)
+    step, progress = checkpoints.best()
+    checkpoints.close()
+    now = {
+        "step": step,
+        "parameters": progress.parameters.get(str(step)),
+        "decoding": dataclasses.asdict(Decoding()),
+        "memory": memory_settings(progress.identity.get("process", {})),
+    }
+    keys = set(map(scores.key, known))
+    return [one for one in asked if scores.key(one | now) not in keys]
+
+
+def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a process's settings those that decide what memory gives; None where there is none."""
+    memory = settings.get("memory")
+    return memory and {name: settings[name] for name in ("num_queries", "num_axes")} | memory
+
+
+def _add(trained: TrainedRun, found: dict[str, Any]) -> dict[str, Any]:
+    """Writes a results.json with this score and those that are there, also those that came meanwhile."""
+    with lock.in_turn(trained.directory):
+        written = _described(trained, scores.merged(_known(trained.directory), [found]), found)
+        files.write_json(trained.directory / results.RESULTS, written)
+    return written
+
+
+def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
+    """The content of a results.json, where `found` came last, in whichever place it stands."""
+    seed, progress, step = trained.progress.identity["seed"], trained.progress, trained.best_step
+    parameters = progress.parameters.get(str(step))
+    in_turn = [*evaluations, found]
+    sources = scores.newest(in_turn, "source", step, parameters)
+    entry = {
+        "agent": trained.agent,
+        "seed": seed,
+        "source": sources[-1] if sources else None,
+        "targets": scores.newest(in_turn, "target", step, parameters),
+        "evaluations": evaluations,
+        "trained_on": progress.trained_on,
+        "steps": trained.steps,
+        "best_step": step,
+        "parameters": parameters,
+        "stopped_by": progress.stopped_by,
+        "budget": progress.budget,
+        "changes": progress.changes,
+        "train_seconds": round(progress.train_seconds, 1),
+    }
+    return {"meta": meta([seed]), "runs": [entry]}
+
+
+@gin.configurable
+def infer(
+    model_dir: str,
+    task: str | None = None,
+    split: str = "test",
+    per_task: PositiveInt | None = None,
+    sample_seed: Seed = 0,
+    prompt: str = "",
+) -> None:
+    """Decodes a task, or one prompt, and prints or writes what the solver says.
+
+    Args:
+      model_dir: of a trained run.
+      task: task or mixture; goes to `inference/<task>-<step>.jsonl`.
+      split: of the task; beside all generations of `unlabelled`, the submission file is written.
+      per_task: examples of each task, drawn by `sample_seed` (see `tasks.Sample`); None takes all.
+      sample_seed: of the sample.
+      prompt: a context and question instead of a task.
+
+    Raises:
+      RequestError: neither or both are given, or `evaluate`'s.
+    """
+    if bool(task) == bool(prompt):
+        raise RequestError("infer wants one of --prompt='…' and --gin.TASK=\"'name'\"")
+    sample = Sample(per_task, sample_seed)
+    trained = TrainedRun(model_dir)
+    if task:
+        attempts = trained.attempt(task, split, sample)
+        if all(attempt.example.answer for attempt in attempts):
+            print(printed(summary(task, attempts)))
+        print(f"{len(attempts)} generations in {trained.inference_file(task, split)}")
+        if split == UNLABELLED and per_task is None:
+            print(write_submission(trained.inference_file(task, split), attempts))
+        return
+    attempt = trained.ask(prompt)
+    for found in attempt.retrieved:
+        by = f"{found['query']}, distance {found['distance']}, attention {found['attention']}"
+        print(f"retrieved ({by}): {found['update']}")
+    print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")
+
+
+def write_submission(inference_file: pathlib.Path, attempts: list[Attempt]) -> str:
+    """Writes the labels that are handed in for the unlabelled split.
+
+    Args:
+      inference_file: the file is written beside it, with the suffix `.submission.json`.
+      attempts: at the statements of the split.
+
+    Returns:
+      A line that says what was written, and how many labels stand for no answer.
+    """
+    predictions = [attempt.prediction for attempt in attempts]
+    labels, unanswered = submission.submission([attempt.example for attempt in attempts], predictions)
+    path = inference_file.with_suffix(".submission.json")
+    files.write_json(path, labels)
+    said = f"{unanswered} generations said neither yes nor no, which is labelled {submission.DEFAULT_LABEL}"
+    return f"{len(labels)} labels in {path} ({said})"
+
+
+def meta(seeds: list[int]) -> dict[str, Any]:
+    """Versions, seeds, commit and hardware, for `results.json`."""
+    devices = jax.devices()
+    cores = f"{len(devices)} x {devices[0].device_kind}, {platform.machine()} host of {os.cpu_count()} cores"
+    installed = {package.name for package in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
+    return {"versions": versions, "seeds": seeds, "commit": _commit(), "hardware": cores}
+
+
+def _commit() -> str:
+    """Of the checkout that runs; empty where the package is installed without one."""
+    folder = pathlib.Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,1 @@
+"""Nearest-neighbour search: on the devices, on the host."""

@@ -1,0 +1,1 @@
+"""Negatives of the contrastive term: the pool, the prior, the samplers."""

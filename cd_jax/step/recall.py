@@ -1,0 +1,303 @@
+"""The memory as the step reads it: its tables on the devices, encoded anew with the parameters of the hour."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seqio
+import tensorflow as tf
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cd_jax.feed.lengths import Counter
+from cd_jax.feed.pipeline import Feed, TokenisedExamples, TokenisedUpdates, longest
+from cd_jax.losses import contrastive
+from cd_jax.memory.episodic import Entry, EpisodicMemory
+from cd_jax.memory.negatives import pool, prior
+from cd_jax.memory.negatives.pool import Labels, Pool
+from cd_jax.memory.negatives.prior import Prior
+from cd_jax.solver.solver import Solver
+from cd_jax.step.reader import Contrast, Memories, Reader, Split, Taught
+from cd_jax.types import Attempt
+from cd_jax.verifier import answers
+
+# What a reader saw of each row of a batch, and what was added to it: arrays by name.
+Seen = dict[str, Any]
+
+_learn = jax.jit(pool.learn, static_argnames="temperature")
+
+
+class _Numbers(dict):
+    """Numbers for names, in the order in which they are met."""
+
+    def of(self, names: Iterable[str]) -> np.ndarray:
+        return np.array([self.setdefault(name, len(self)) for name in names], np.int32)
+
+
+class Recollection:
+    """What a process keeps of its memory on the devices.
+
+    Attributes:
+      memory: on the host.
+    """
+
+    def __init__(
+        self,
+        memory: EpisodicMemory,
+        vocabulary: seqio.Vocabulary,
+        solver: Solver,
+        sequence_length: dict[str, int],
+        batch_size: int,
+        cache_passages: bool,
+        contrast: Contrast | None,
+    ):
+        """Makes the tables of what is in memory; `refresh` encodes them.
+
+        Args:
+          memory: filled.
+          vocabulary: of the tasks.
+          solver: encodes.
+          sequence_length: tokens of a passage (`inputs`), at most.
+          batch_size: rows encoded at once.
+          cache_passages: updates are encoded alone, once for all examples until the next `refresh`.
+          contrast: the contrastive term, if there is one.
+        """
+        self.memory, self._solver, self._vocabulary = memory, solver, vocabulary
+        self._inputs, self._batch_size = sequence_length["inputs"], batch_size
+        self._cached, self._contrast = cache_passages, contrast
+        # Before anything is written, for its errors.
+        memory.make_index(solver.config.emb_dim)
+        self._replicated = NamedSharding(solver.mesh, PartitionSpec())
+        ordinals = tf.ragged.constant([vocabulary.encode(f"{i + 1}:") for i in range(memory.num_queries)])
+        self._ordinals = tuple(map(tuple, ordinals.to_tensor().numpy().tolist()))
+        self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
+        # Of a prompt the end is read, as in passages; of an update the start.
+        contexts = self._ended(memory.prompts())[:, -self._inputs :]
+        self._contexts = self._put(self._padded(contexts))
+        self._labels = self._label()
+        said = vocabulary.encode_tf(tf.constant([entry.update if entry else "" for entry in memory.entries]))
+        self._longest = longest(said)
+        self._tokens = self._put(self._padded(said))
+        self._vectors = self._put(np.zeros((memory.capacity, solver.config.emb_dim), np.float32))
+        self._states: jax.Array | None = None
+        self._taught: Taught | None = None
+
+    # Tables
+
+    def _put(self, tree: Any) -> Any:
+        return jax.device_put(tree, self._replicated)
+
+    def _ended(self, texts: Sequence[str]) -> tf.RaggedTensor:
+        """Tokens, with the end of sequence where there are any."""
+        tokens = self._vocabulary.encode_tf(tf.constant(texts))
+        ends = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(tf.cast(tokens.row_lengths() > 0, tf.int32))], self._vocabulary.eos_id),
+            tf.cast(tokens.row_lengths() > 0, tf.int64),
+        )
+        return tf.concat([tokens, ends], 1)
+
+    @staticmethod
+    def _padded(tokens: tf.RaggedTensor) -> np.ndarray:
+        """All tokens, padded with 0 to a multiple of 8."""
+        return tokens.to_tensor(shape=(None, -(-max(longest(tokens), 1) // 8) * 8)).numpy()
+
+    def _label(self) -> Labels:
+        """Of every row; -1 where it is free."""
+        rows = self.memory.rows()
+        entries = [self._entry(row) for row in rows]
+        columns = np.full((len(Labels._fields), self.memory.capacity), -1, np.int32)
+        columns[:, rows] = (
+            self._prompts.of(entry.prompt for entry in entries),
+            self._texts.of(entry.update for entry in entries),
+            self._tasks.of(entry.task for entry in entries),
+            self._answers.of(entry.answer for entry in entries),
+        )
+        return Labels(*self._put(tuple(columns)))
+
+    def _entry(self, row: int) -> Entry:
+        entry = self.memory.entries[row]
+        assert entry
+        return entry
+
+    def study(self, source: TokenisedExamples) -> None:
+        """Takes these for the examples on which the contrastive term learns; nothing is known of attempts at them."""
+        if not self._contrast:
+            return
+        self._tasks.of(example.task for example in source.examples)
+        self._answers.of(example.answer for example in source.examples)
+        held = (self._labels.texts >= 0).astype(jnp.float32)
+        counts = prior.empty(len(self._tasks), len(self._answers))
+        counts = prior.count(counts, self._labels.tasks, self._labels.answers, held)
+        nothing = jnp.zeros((len(source.examples), self._tokens.shape[1]), jnp.int32)
+        self._taught = self._put(Taught(counts, nothing))
+
+    def split(self, asked: TokenisedExamples, updates: TokenisedUpdates) -> Split:
+        """What a step looks up of a split."""
+        columns = (
+            self.memory.owner_ids(asked.families()),
+            self._prompts.of(example.prompt for example in asked.examples),
+            self._tasks.of(example.task for example in asked.examples),
+            self._answers.of(example.answer for example in asked.examples),
+            self._padded(updates.tokens),
+            self._texts.of(updates.texts),
+        )
+        return Split(*self._put(columns))
+
+    # The parameters of the hour
+
+    def refresh(self, params: Any) -> None:
+        """Encodes keys, and what else is encoded, with these parameters; all stays on the devices."""
+        solver, size = self._solver, self._batch_size
+        self.memory.write(solver.encode_rows(params, self._contexts, size, "pool"))
+        if self._contrast:
+            self._vectors = contrastive.normalize(solver.encode_rows(params, self._tokens, size, "pool"))
+        if self._cached:
+            self._states = solver.encode_rows(params, self._tokens, size, "encode")
+
+    # The step
+
+    @property
+    def ordinal_length(self) -> int:
+        """Tokens of an ordinal, at most."""
+        return len(self._ordinals[0])
+
+    @property
+    def longest_update(self) -> int:
+        """Tokens of the memory's longest update; 0 where passages hold prompts alone."""
+        return 0 if self._cached else self._longest
+
+    def tell_lengths(self, counter: Counter) -> None:
+        """Says how many updates lose their end beside a prompt."""
+        if self._cached:
+            return
+        lengths, room = (np.asarray(self._tokens) != 0).sum(-1), self._inputs // 2
+        counter.tell_memory(int((lengths > room).sum()), len(self.memory.rows()), room, 2 * int(lengths.max()))
+
+    def reading(self, feed: Feed, training: bool) -> tuple[Reader, Memories]:
+        """What extends the batches of a feed, an equal one for equal lengths, and what it reads."""
+        assert feed.split
+        # A passage that would be longer loses the prompt's start, and of the update what exceeds half of it.
+        needed = max(len(self._ordinals[0]) + self._longest + feed.lengths["inputs"], 2 * self._longest)
+        memory, length = self.memory, min(self._inputs, -(-needed // 8) * 8)
+        reader = Reader(
+            memory.picked,
+            memory.look_up,
+            memory.count,
+            self._ordinals,
+            length=length,
+            room=max(min(length // 2, length - self.ordinal_length - feed.question), 0),
+            queries=memory.train_retrieval if training else "fixed",
+            contrast=self._contrast if training else None,
+        )
+        return reader, Memories(memory.store, self._candidates(), feed.split, self._states, self._taught)
+
+    def _candidates(self) -> Pool:
+        return Pool(self._vectors, self._tokens, self._labels)
+
+    def own_tokens(self, feed: Feed, rows: np.ndarray) -> np.ndarray:
+        """Which tokens of the passages of an evaluation are of the updates.
+
+        Args:
+          feed: of the batch.
+          rows: int32 `[batch, passages]`, what was retrieved; -1: nothing.
+
+        Returns:
+          bool `[batch, passages, length]`.
+        """
+        reader = self.reading(feed, training=False)[0]
+        start = (np.array(self._ordinals) != 0).sum(-1)[None, :, None]
+        lengths = (np.asarray(self._tokens) != 0).sum(-1)
+        read = np.where(rows < 0, 0, np.minimum(lengths[rows], reader.room))[..., None]
+        position = np.arange(reader.length)[None, None]
+        return (position >= start) & (position < start + read)
+
+    def count_use(self, seen: Seen) -> None:
+        """Counts what a step retrieved."""
+        if "rows" in seen:
+            self.memory.count_use(seen["rows"])
+
+    def told(self, seen: Seen) -> list[tuple[list[dict[str, Any]], float | None]]:
+        """`Attempt.retrieved` and `Attempt.prompt_attention` of each row, of which `attention` was seen, too."""
+        rows, queries, distances, shares = (
+            np.asarray(seen[name]).tolist() for name in ("rows", "queries", "distances", "attention")
+        )
+        told = []
+        for *found, attention in zip(rows, queries, distances, shares, strict=True):
+            prompt = round(attention.pop(0), 4)
+            of_row = zip(*found, attention, strict=True)
+            told.append(([self._told(*of_query) for of_query in of_row if of_query[0] >= 0], prompt))
+        return told
+
+    def _told(self, row: int, query: int, distance: float, attention: float) -> dict[str, Any]:
+        entry = self._entry(row)
+        return {
+            "query": f"axis {query}" if query else "key",
+            "update": entry.update,
+            "example_id": entry.example_id,
+            "distance": round(distance, 4),
+            "attention": round(attention, 4),
+        }
+
+    # What the verifier says of attempts
+
+    def learn(self, feed: Feed, examples: np.ndarray, seen: Seen, attempts: Sequence[Attempt]) -> None:
+        """Learns from the solver's attempts at source examples, right after `refresh`.
+
+        Args:
+          feed: of the source, with its updates.
+          examples: int32 `[attempts]`.
+          seen: of each attempt.
+          attempts: the prior learns whether they are right; what is said before a wrong answer becomes a negative,
+            unless it is what the teacher says, too.
+        """
+        assert feed.split and self._taught and self._contrast
+        split = feed.split
+        nowhere = jnp.full(len(examples), -1)
+        anchors = Labels(split.prompts[examples], nowhere, split.tasks[examples], split.answers[examples])
+        correct = jnp.array([attempt.correct for attempt in attempts], jnp.float32)
+        counts = _learn(
+            self._candidates(), self._taught.counts, seen["contexts"], anchors, seen["rows"], correct,
+            temperature=self._contrast.temperature,
+        )  # fmt: skip
+        width = self._taught.wrong.shape[1]
+        wrong = np.zeros((len(attempts), width), np.int32)
+        for row, example, attempt in zip(wrong, examples, attempts, strict=True):
+            said = self._vocabulary.encode(answers.parse_update(attempt.generation))[:width]
+            if not attempt.correct and not self._explains(feed.updates, example, said):
+                row[: len(said)] = said
+        self._taught = self._put(Taught(counts, self._taught.wrong.at[examples].set(wrong)))
+
+    @staticmethod
+    def _explains(updates: TokenisedUpdates, example: int, said: list[int]) -> bool:
+        """Whether it is the start of what the teacher says of the example, of which targets may lack the end."""
+        return any(updates.tokens[choice].numpy().tolist()[: len(said)] == said for choice in updates.choices[example])
+
+    def state(self, encoded: bool = False) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps beside the parameters.
+
+        Args:
+          encoded: also what was encoded, with other parameters than those at hand; with these it can be made again.
+        """
+        kept: dict[str, Any] = {"used": self.memory.used}
+        if self._taught:
+            kept |= {f"prior_{name}": counts for name, counts in self._taught.counts._asdict().items()}
+            kept["wrong_updates"] = self._taught.wrong
+        if encoded and self.memory.keys is not None:
+            kept |= {"keys": self.memory.keys, "vectors": self._vectors}
+            kept |= {"states": self._states} if self._states is not None else {}
+        # Of no devices: another mesh may take it up.
+        return jax.device_get(kept)
+
+    def set_state(self, state: dict[str, np.ndarray], params: Any) -> None:
+        """Goes on from `state`, after `study`; what it has no encoding of is encoded with these parameters."""
+        self.memory.set_used(state["used"])
+        if self._taught:
+            counts = Prior(*(jnp.asarray(state[f"prior_{name}"]) for name in Prior._fields))
+            self._taught = self._put(Taught(counts, jnp.asarray(state["wrong_updates"])))
+        if "keys" not in state:
+            self.refresh(params)
+            return
+        self.memory.write(self._put(state["keys"]))
+        self._vectors = self._put(state["vectors"])
+        self._states = self._put(state["states"]) if "states" in state else None

@@ -1,0 +1,1 @@
+"""Parameters in the formats of others: Hugging Face's, T5X's."""

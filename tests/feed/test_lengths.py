@@ -1,0 +1,103 @@
+"""What does not fit: the counts against a plain loop over the released prompts, and what is refused."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from cd_jax import tasks
+from cd_jax.errors import RequestError
+from cd_jax.feed.lengths import Counter
+from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates, no_updates
+from cd_jax.learning.student import tokenised
+from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.types import Example
+from originals import BABI_DIR, needs_babi
+
+
+@pytest.fixture(autouse=True)
+def embedded_again():
+    yield
+    tasks.register()
+
+
+def counter(inputs=96, targets=32, strict=False):
+    return Counter(vocabularies.load(), {"inputs": inputs, "targets": targets}, strict)
+
+
+def made(*examples, updates=()):
+    vocabulary = vocabularies.load()
+    inputs = tf.ragged.constant([[*vocabulary.encode(example.prompt), 1] for example in examples], tf.int32)
+    targets = tf.ragged.constant([[*vocabulary.encode(f"answer: {e.answer}"), 1] for e in examples], tf.int32)
+    texts = [text for own in updates for text in own]
+    ends = np.cumsum([len(own) for own in updates])
+    choices = [np.arange(end - len(own), end) for own, end in zip(updates, ends, strict=True)]
+    told = TokenisedUpdates(texts, vocabulary.encode_tf(tf.constant(texts)), choices) if texts else None
+    return TokenisedExamples(list(examples), inputs, targets), told or no_updates(len(examples))
+
+
+MARY = Example("t/test/0", "t", "Mary went to the kitchen. John slept. Ann slept.", "Where is Mary?", "kitchen",
+               ("Mary went to the kitchen.",))  # fmt: skip
+
+
+@needs_babi
+@pytest.mark.parametrize("length", [96, 192, 1357])
+def test_released_prompts_by_a_plain_loop(length, capfd):
+    tasks.register(babi_dir=BABI_DIR)
+    asked, vocabulary = tokenised("babi_qa3", "test"), vocabularies.load()
+    cut = lost = 0
+    for example in asked.examples:
+        whole = len(vocabulary.encode(example.prompt)) + 1
+        if whole > length:
+            cut += 1
+            tails = [example.prompt[example.context.rfind(fact) :] for fact in example.supporting_facts]
+            lost += any(len(vocabulary.encode(tail)) + 1 > length for tail in tails)
+    found = counter(length).count(asked, no_updates(len(asked.examples)), 0, 0)
+    assert (found.prompts, found.facts, found.examples) == (cut, lost, 1000)
+    said = capfd.readouterr().out
+    assert said == "" if not cut else f"babi_qa3: {cut} of 1000 prompts are longer than INPUT_LENGTH={length}" in said
+    assert not cut or "1357 would do" in said
+
+
+def test_said_once_a_task(capfd):
+    asked, nothing = made(MARY)
+    one = counter(inputs=12)
+    assert one.count(asked, nothing, 0, 0) == one.count(asked, nothing, 0, 0)
+    assert one.count(asked, nothing, 0, 0).record() == {"prompts": 1.0, "facts": 1.0, "targets": 0.0}
+    assert capfd.readouterr().out.count("\n") == 1
+
+
+def test_what_would_do_does(capfd):
+    asked, nothing = made(MARY)
+    counter(inputs=12).count(asked, nothing, 0, 0)
+    enough = int(capfd.readouterr().out.split("; ")[1].split()[0])
+    counter(inputs=enough, strict=True).count(asked, nothing, 0, 0)
+    with pytest.raises(RequestError, match=r"INPUT_LENGTH=\d+ allows .*--strict_lengths"):
+        counter(inputs=enough - 1, strict=True).count(asked, nothing, 0, 0)
+
+
+def test_what_memory_puts_before_a_prompt_counts():
+    asked, nothing = made(MARY)
+    length = int(asked.inputs.row_lengths()[0])
+    assert counter(inputs=length).count(asked, nothing, 0, 0).prompts == 0
+    assert counter(inputs=length).count(asked, nothing, 8, 2).prompts == 1
+    assert counter(inputs=length + 8).count(asked, nothing, 8, 2).prompts == 0
+
+
+def test_updates_that_lose_their_end(capfd):
+    asked, updates = made(MARY, updates=[["because", "because Mary went to the kitchen and John slept"]])
+    found = counter(targets=8).count(asked, updates, 0, 0)
+    assert (found.updates, found.targets) == (2, 1) and found.record()["targets"] == 0.5
+    assert "t: 1 updates are longer than TARGET_LENGTH=8" in capfd.readouterr().out
+
+
+def test_neither_question_nor_answer_is_cut():
+    asked, nothing = made(MARY)
+    question = len(vocabularies.load().encode(MARY.question)) + 1
+    answer = int(asked.targets.row_lengths()[0])
+    counter(inputs=question + 2, targets=answer).count(asked, nothing, 2, 2)
+    with pytest.raises(
+        RequestError, match=f"INPUT_LENGTH={question} cuts the question of t/test/0; .* {question + 2} "
+    ):
+        counter(inputs=question).count(asked, nothing, 2, 2)
+    with pytest.raises(RequestError, match=f"TARGET_LENGTH={answer - 1} cuts the answer of t/test/0; .* {answer} "):
+        counter(targets=answer - 1).count(asked, nothing, 0, 0)
