@@ -128,11 +128,13 @@ def uninterrupted(verbs, pristine, environment):
     seconds, expected = {}, {}
     pristine.mkdir()
     for verb in dict.fromkeys(["distill", "train", *verbs]):
-        folder = prepared(pristine.parent, f"whole-{verb}", verb, pristine)
-        began = time.monotonic()
-        process = start(commands(folder)[verb][0], environment)
-        _, error = process.communicate()
-        assert process.returncode == 0, error
+        # The second one finds what the first has compiled, as those that are interrupted do.
+        for name in (f"first-{verb}", f"whole-{verb}"):
+            folder = prepared(pristine.parent, name, verb, pristine)
+            began = time.monotonic()
+            process = start(commands(folder)[verb][0], environment)
+            _, error = process.communicate()
+            assert process.returncode == 0, error
         seconds[verb], expected[verb] = time.monotonic() - began, outcome(folder)
         for part in {"distill": ["distilled"], "train": ["run"]}.get(verb, []):
             shutil.copytree(folder / part, pristine / part)

@@ -33,8 +33,9 @@ import optax
 
 from cd_jax import tasks
 from cd_jax.learning import student
-from cd_jax.memory.episodic import EpisodicMemory, choose_entries
+from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.index.device import DeviceIndex, ScannIndex
+from cd_jax.memory.values import choose_entries
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver

@@ -241,7 +241,7 @@ def _one_line(text: object) -> str:
 
 
 def _verb(args: argparse.Namespace) -> Callable[[], object]:
-    from cd_jax.learning import distillation, evaluation, trainer
+    from cd_jax.learning import distillation, evaluation, training
     from cd_jax.verbs import aot as pods
     from cd_jax.verbs import demo, exchange, tasks
     from cd_jax.verbs.report import report
@@ -254,7 +254,7 @@ def _verb(args: argparse.Namespace) -> Callable[[], object]:
             else tasks.show_tasks(args.name, args.model_dir, args.split, args.num_examples)
         ),
         "distill": lambda: distillation.distill(args.model_dir),
-        "train": lambda: trainer.train(args.model_dir),
+        "train": lambda: training.train(args.model_dir),
         "eval": lambda: evaluation.evaluate(args.model_dir),
         "infer": lambda: evaluation.infer(
             args.model_dir, **({"task": None, "prompt": args.prompt} if args.prompt else {})

@@ -6,7 +6,7 @@ import gin
 import optax
 
 from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
-from cd_jax.learning import distillation, evaluation, trainer
+from cd_jax.learning import distillation, evaluation, training
 from cd_jax.update.teachers import openai
 from cd_jax.verbs import aot as pods
 from cd_jax.verbs import demo, tasks
@@ -21,7 +21,7 @@ VERBS = (
     pods.aot,
     pods.aot_sweep,
     tasks.show_tasks,
-    trainer.train,
+    training.train,
 )
 # Of parameters whose annotations are not ours.
 RANGES: dict[Any, dict[str, Any]] = {

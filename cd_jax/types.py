@@ -64,6 +64,7 @@ class Update:
       seed: the teacher's seed.
       score: the verifier's score of the solver's attempt that the teacher saw, 0..1; None where it saw none.
       reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
+      round: of the self-learning process in which it was written; 0 before the solver was trained.
     """
 
     example_id: str
@@ -75,9 +76,40 @@ class Update:
     seed: int
     score: float | None = None
     reason: str = ""
+    # Not in its text, by which a run knows its updates: there were runs before there were rounds.
+    round: int = dataclasses.field(default=0, repr=False)
 
 
-_WITH_MEMORY = ("prompt_attention", "without_memory")
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A part of a target.
+
+    Attributes:
+      text: of it.
+      weight: of its tokens in the loss.
+    """
+
+    text: str
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What is learnt of an example: the target z of its prompt x.
+
+    Attributes:
+      target: segments, one after the other. The last one is never cut and is followed by the end of sequence, which
+        has its weight.
+      update: the update that it is of, the positive of terms that compare updates; empty where it is of none.
+      against: texts that stand against the update.
+    """
+
+    target: tuple[Segment, ...]
+    update: str = ""
+    against: tuple[str, ...] = ()
+
+
+_WHERE_KNOWN = ("prompt_attention", "without_memory", "log_prob")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +126,8 @@ class Attempt:
         the share of the decoder's attention to the input that went to the update's own tokens.
       prompt_attention: what went to the prompt, wherever it stands, and to ordinals; None without memory.
       without_memory: the answer that the solver gives to the prompt alone; None where it was not asked.
+      sample: its index among the attempts at the example.
+      log_prob: of the generation under the solver; None where it was not asked.
     """
 
     example: Example
@@ -104,6 +138,8 @@ class Attempt:
     retrieved: list[dict[str, Any]]
     prompt_attention: float | None = None
     without_memory: str | None = None
+    sample: int = 0
+    log_prob: float | None = None
 
     def record(self) -> dict[str, Any]:
         """A line of `inference/<task>-<step>.jsonl`."""
@@ -119,4 +155,8 @@ class Attempt:
             "score": round(self.score, 4) if example.answer else None,
             "retrieved": self.retrieved,
             "pair_id": example.pair_id,
-        } | {name: getattr(self, name) for name in _WITH_MEMORY if getattr(self, name) is not None}
+        } | self._where_known()
+
+    def _where_known(self) -> dict[str, Any]:
+        more = {"sample": self.sample} if self.sample or self.log_prob is not None else {}
+        return more | {name: value for name in _WHERE_KNOWN if (value := getattr(self, name)) is not None}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cd_jax.errors import RequestError
+from cd_jax.feed import formats
 from cd_jax.types import Example
 from cd_jax.verifier import answers
 
@@ -134,7 +135,7 @@ def postprocess(output: str, example: Mapping[str, Any] | None = None, is_target
     Returns:
       The answer of a generation, or a `Target`.
     """
-    answer = answers.parse_answer(output)
+    answer = formats.parse_answer(output)
     if not is_target:
         return answer
     carried = {key: example[key] for key in ("pair_id", *_FACETS) if key in example} if example else {}

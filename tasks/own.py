@@ -9,11 +9,11 @@ from typing import Any
 import seqio
 
 from cd_jax.errors import RequestError
+from cd_jax.feed import formats
 from cd_jax.rundir import files
 from cd_jax.tasks import texts
 from cd_jax.tasks.source import Read
 from cd_jax.types import Example
-from cd_jax.verifier import answers
 
 SPLITS = ("train", "validation", "test")
 _FIELDS = ("prompt", "answer", "explanation")
@@ -72,11 +72,11 @@ def _example_of_row(task: seqio.Task, split: str, number: int, row: dict[str, An
             raise RequestError(f"{task.name}: its examples have no {feature!r}; let its preprocessors make it")
     [prompt], [target] = (_texts(task, row, feature) for feature in ("inputs", "targets"))
     # As of our tasks, `explanation answer: y`; or the answer alone.
-    marked = answers.ANSWER_PATTERN.match(target)
+    marked = formats.has_answer(target)
     said = [text for feature in _EXPLANATIONS if feature in row for text in _texts(task, row, feature)]
     if marked and not said:
-        said = [answers.parse_update(target)]
-    return _example(task.name, split, number, prompt, answers.parse_answer(target) if marked else target, said)
+        said = [formats.parse_update(target)]
+    return _example(task.name, split, number, prompt, formats.parse_answer(target) if marked else target, said)
 
 
 def _texts(task: seqio.Task, row: dict[str, Any], feature: str) -> list[str]:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from seqio.dataset_providers import SHUFFLE_BUFFER_SIZE
 
 from cd_jax.errors import RequestError
+from cd_jax.feed import formats
 from cd_jax.types import Example
 
 Read = Callable[[str], Sequence[Example]]
@@ -72,7 +73,7 @@ class ExampleDataSource(seqio.DataSource):
 def _columns(examples: Sequence[Example]) -> dict[str, tf.Tensor]:
     texts = {
         "inputs": [example.prompt for example in examples],
-        "targets": [f"answer: {example.answer}" for example in examples],
+        "targets": [formats.answer(example.answer) for example in examples],
         **{name: [getattr(example, name) for example in examples] for name in LABELS},
     }
     return {name: tf.constant(column, tf.string) for name, column in texts.items()}

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
 from cd_jax.errors import RequestError
+from cd_jax.feed import formats
 from cd_jax.rundir import files
 from cd_jax.tasks.babi.worlds import WORLDS, generate
 from cd_jax.tasks.com2sense import pairs
@@ -125,4 +126,4 @@ def embedded_texts() -> list[str]:
         "1: 2: 3: 4: 5: 6: 7: 8: 9: answer: yes no",
         "because we know that the story says: it would not make sense to say: unlike nobody one would rather say:",
     ]
-    return [*always, *(f"{row.prompt} answer: {row.answer}" for row in rows)]
+    return [*always, *(f"{row.prompt} {formats.answer(row.answer)}" for row in rows)]

@@ -14,7 +14,7 @@ from cd_jax import tasks
 from cd_jax.feed import pipeline
 from cd_jax.learning import student
 from cd_jax.learning.student import AGENTS, SelfLearningProcess
-from cd_jax.memory import episodic
+from cd_jax.memory import values
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver
@@ -76,7 +76,7 @@ def make(
     """A process; `options` are of its memory, which holds 60 updates of the source where no entries are given."""
     memory = None
     if AGENTS[agent].remembers:
-        entries = entries or episodic.choose_entries(source().examples, updates(), 60, 0)
+        entries = entries or values.choose_entries(source().examples, updates(), 60, 0)
         memory = memories.filled(entries, mesh=solver().mesh, **options)
     lengths = {"inputs": inputs, "targets": targets}
     named = {"contrast": contrast, "cache_passages": cache_passages}

@@ -24,6 +24,7 @@ from cd_jax.errors import RequestError
 _GONE = ["fill_memory"]
 # What a folder has into which a program of ours has written.
 _MARKS = ("checkpoints", "updates.jsonl", "results.json")
+_TOO_DEEP = "brackets are nested too deep for a value; write it flatter"
 # gin's note of where an error is, which it appends to the error.
 _PLACE = re.compile(r'\n\s*In (?:file "(?P<file>[^"]*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
 
@@ -213,9 +214,11 @@ def _naming(what: str) -> Iterator[None]:
     except RequestError:
         raise
     except (SyntaxError, tokenize.TokenError) as error:
+        if "too many nested" in str(error):  # Of Python 3.12; before, it is a RecursionError.
+            raise RequestError(f"{what}: {_TOO_DEEP}") from error
         raise RequestError(f"{_at(what, _line_of(error))}: {_not_a_value(what)}") from error
     except RecursionError as error:
-        raise RequestError(f"{what}: brackets are nested too deep for a value; write it flatter") from error
+        raise RequestError(f"{what}: {_TOO_DEEP}") from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{what}: not text in UTF-8 (byte {error.start}); save it so") from error
     except Exception as error:

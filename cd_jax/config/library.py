@@ -21,6 +21,11 @@ def packaged(name: str) -> str:
     return _find(name, folders())
 
 
+def agents() -> list[str]:
+    """Names of the agents that come with cd_jax: what stands in `agents/NAME.gin`."""
+    return sorted({path.stem for folder in folders() for path in folder.glob("agents/*.gin")})
+
+
 def find(name: str, search_paths: Sequence[str] = ()) -> str:
     """The path of a gin file of the user's: in the working folder, in `search_paths`, or one that comes with cd_jax.
 

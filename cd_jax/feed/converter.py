@@ -23,6 +23,8 @@ class PassagesFeatureConverter(seqio.FeatureConverter):
       decoder_input_tokens: [0, 5, 6, 3, 9]
       decoder_loss_weights: [1., 1., 2., 2., 2.]
 
+    Where a row brings weights of its own, `update_weights` `[length]` and `target_weight`, a number, those count.
+
     With `num_passages=0` there is one passage, the prompt. There is no packing: passages are encoded alone.
     """
 
@@ -71,9 +73,9 @@ class PassagesFeatureConverter(seqio.FeatureConverter):
         # The answer is never cut: an update that does not fit loses its end.
         update = features["update"][: length - tf.shape(answer)[0]]
         targets = _fit(tf.concat([update, answer], 0), length)
-        weights = tf.concat(
-            [tf.ones_like(update, tf.float32), self._answer_weight * tf.ones_like(answer, tf.float32)], 0
-        )
+        of_update = features.get("update_weights", tf.ones_like(features["update"], tf.float32))
+        of_answer = features.get("target_weight", self._answer_weight) * tf.ones_like(answer, tf.float32)
+        weights = tf.concat([of_update[: tf.shape(update)[0]], of_answer], 0)
         return {
             "encoder_input_tokens": self._passages(features, lengths["inputs"]),
             "decoder_target_tokens": targets,

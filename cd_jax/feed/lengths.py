@@ -8,7 +8,8 @@ import seqio
 import tensorflow as tf
 
 from cd_jax.errors import RequestError
-from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates
+from cd_jax.feed.lessons import TokenisedLessons
+from cd_jax.feed.pipeline import TokenisedExamples
 from cd_jax.types import Example
 
 
@@ -57,12 +58,12 @@ class Counter:
         self._inputs, self._targets = sequence_length["inputs"], sequence_length["targets"]
         self._told: set[tuple[str, str]] = set()
 
-    def count(self, asked: TokenisedExamples, updates: TokenisedUpdates, head: int, shortest_head: int) -> Cuts:
+    def count(self, asked: TokenisedExamples, lessons: TokenisedLessons | None, head: int, shortest_head: int) -> Cuts:
         """Of a split.
 
         Args:
           asked: the examples.
-          updates: that are learnt.
+          lessons: what is learnt of them.
           head: tokens that stand before a prompt at most: an ordinal and the longest update; 0 without memory.
           shortest_head: those that cannot be left out: the ordinal.
 
@@ -70,19 +71,20 @@ class Counter:
           RequestError: a question or an answer does not fit; or, where that is asked for, anything.
         """
         self._check_questions(asked, shortest_head)
-        self._check_answers(asked)
+        self._check_answers(asked, lessons)
         tasks = np.array([example.task for example in asked.examples])
         prompts = asked.inputs.row_lengths().numpy()
         cut = prompts > self._inputs - head
         lost = self._lose_facts(asked.examples, cut, head)
-        targets, longest = self._targets_cut(asked, updates)
+        targets, longest = self._targets_cut(asked, lessons)
+        bodies = int((lessons.bodies.row_lengths().numpy() > 0).sum()) if lessons else 0
         for task in dict.fromkeys(tasks):
             of = tasks == task
             self._tell_prompts(
                 task, int(of.sum()), int(cut[of].sum()), int(lost[of].sum()), int(prompts[of].max()) + head
             )
             self._tell_targets(task, int(targets[of].sum()), int(longest[of].max()))
-        return Cuts(len(tasks), int(cut.sum()), int(lost.sum()), len(updates.texts), int(targets.sum()))
+        return Cuts(len(tasks), int(cut.sum()), int(lost.sum()), bodies, int(targets.sum()))
 
     def _check_questions(self, asked: TokenisedExamples, head: int) -> None:
         needed = row_lengths(self._vocabulary, [example.question for example in asked.examples]) + head
@@ -93,12 +95,13 @@ class Counter:
                 f"bind it to {needed[worst]} or more"
             )
 
-    def _check_answers(self, asked: TokenisedExamples) -> None:
-        needed = asked.targets.row_lengths().numpy()
+    def _check_answers(self, asked: TokenisedExamples, lessons: TokenisedLessons | None) -> None:
+        needed = (lessons.ends if lessons else asked.targets).row_lengths().numpy()
         worst = int(needed.argmax())
         if needed[worst] > self._targets:
+            owner = int(lessons.owners()[worst]) if lessons else worst
             raise RequestError(
-                f"TARGET_LENGTH={self._targets} cuts the answer of {asked.examples[worst].example_id}; "
+                f"TARGET_LENGTH={self._targets} cuts the answer of {asked.examples[owner].example_id}; "
                 f"bind it to {needed[worst]} or more"
             )
 
@@ -118,14 +121,14 @@ class Counter:
             lost[owners] = row_lengths(self._vocabulary, ends) > self._inputs - head
         return lost
 
-    def _targets_cut(self, asked: TokenisedExamples, updates: TokenisedUpdates) -> tuple[np.ndarray, np.ndarray]:
-        """Of each example the updates that are cut, and the length of its longest target."""
+    def _targets_cut(self, asked: TokenisedExamples, lessons: TokenisedLessons | None) -> tuple[np.ndarray, np.ndarray]:
+        """Of each example the lessons that are cut, and the length of its longest target."""
         answers = asked.targets.row_lengths().numpy()
-        if not updates.texts:
-            return np.zeros(len(answers), int), answers
-        owner = np.repeat(np.arange(len(answers)), [len(own) for own in updates.choices])
-        needed = updates.tokens.row_lengths().numpy()[np.concatenate(updates.choices)] + answers[owner]
         cut, longest = np.zeros(len(answers), int), answers.copy()
+        if lessons is None:
+            return cut, longest
+        owner = lessons.owners()
+        needed = (lessons.bodies.row_lengths() + lessons.ends.row_lengths()).numpy()
         np.add.at(cut, owner, needed > self._targets)
         np.maximum.at(longest, owner, needed)
         return cut, longest

@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from cd_jax.feed.converter import PassagesFeatureConverter
+from cd_jax.feed.lessons import TokenisedLessons
 from cd_jax.solver.solver import Batch
-from cd_jax.step.reader import Split
+from cd_jax.step.tables import Split
 from cd_jax.types import Example
-
-_NOTHING = tf.ragged.constant([[0]], tf.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,37 +38,17 @@ class TokenisedExamples:
         return [example.family for example in self.examples]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenisedUpdates:
-    """What explains the examples of a split.
-
-    Attributes:
-      texts: all updates.
-      tokens: of them, ragged int32 `[updates, (length)]`.
-      choices: for each example, the indices of its updates.
-    """
-
-    texts: list[str]
-    tokens: tf.RaggedTensor
-    choices: list[np.ndarray]
-
-
-def no_updates(examples: int) -> TokenisedUpdates:
-    """Of a split that nothing explains."""
-    return TokenisedUpdates([], _NOTHING, [np.zeros(0, np.int64)] * examples)
-
-
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """What an epoch, or an evaluation, shows the solver, in order.
 
     Attributes:
       examples: int32 `[rows]`, indices of examples.
-      updates: int32 `[rows]`, indices of updates; -1 for none.
+      lessons: int32 `[rows]`, indices of lessons; -1 for none.
     """
 
     examples: np.ndarray
-    updates: np.ndarray
+    lessons: np.ndarray
 
 
 def longest(tokens: tf.RaggedTensor) -> int:
@@ -85,7 +64,7 @@ class Feed:
 
     Attributes:
       asked: the examples.
-      updates: what explains them.
+      lessons: what is learnt of them; None where nothing is.
       split: what a step looks up of them where there is a memory.
       lengths: of the task features, tokens.
       question: tokens of the longest question, with the end of sequence.
@@ -95,7 +74,7 @@ class Feed:
     def __init__(
         self,
         asked: TokenisedExamples,
-        updates: TokenisedUpdates,
+        lessons: TokenisedLessons | None,
         split: Split | None,
         converter: PassagesFeatureConverter,
         lengths: dict[str, int],
@@ -107,37 +86,43 @@ class Feed:
 
         Args:
           asked: the examples.
-          updates: of them; `no_updates` where there is nothing to learn from.
+          lessons: see `Feed`.
           split: see `Feed`.
           converter: makes the model features.
-          lengths: task feature lengths of the converter.
+          lengths: task feature lengths of the converter; and `positive`, of the update of a lesson, which is a feature
+            where that is not 0.
           batch_size: of all hosts together.
           question: see `Feed`.
           truncated: see `Feed`.
         """
         self.question, self.truncated = question, truncated or {}
-        self.asked, self.updates, self.split = asked, updates, split
+        self.asked, self.lessons, self.split = asked, lessons, split
         self.lengths, self._batch_size = lengths, batch_size
         self._drawn = [tf.Variable(np.zeros(0, np.int32), shape=[None], trainable=False) for _ in range(2)]
 
         def drawn(row):
             row %= tf.size(self._drawn[0], tf.int64)  # Prefetching runs past the end of the draw.
-            return dict(zip(("example", "update"), (tf.gather(drawn, row) for drawn in self._drawn), strict=True))
+            return dict(zip(("example", "lesson"), (tf.gather(drawn, row) for drawn in self._drawn), strict=True))
 
         def task_features(row):
-            example, update = row["example"], row["update"]
-            return {
-                "inputs": asked.inputs[example],
-                "targets": asked.targets[example],
-                "update": tf.cond(update < 0, lambda: tf.zeros([0], tf.int32), lambda: updates.tokens[update]),
-                # What memory holds is looked up where the keys are, within the step.
-                "memory": tf.zeros([0, 0], tf.int32),
-            }
+            # What memory holds is looked up where the keys are, within the step.
+            prompt = {"inputs": asked.inputs[row["example"]], "memory": tf.zeros([0, 0], tf.int32)}
+            if lessons is None:
+                return prompt | {"targets": asked.targets[row["example"]], "update": tf.zeros([0], tf.int32)}
+            return prompt | lessons.features(row["lesson"])
 
+        def with_positive(row):
+            if not positive or lessons is None:
+                return row
+            return row | {"positive": _padded(lessons.update_tokens[row["lesson"]], positive)}
+
+        positive = lengths.get("positive", 0)
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         rows = tf.data.Dataset.counter(dtype=tf.int64).map(drawn, **parallel)
         features = tf.data.Dataset.zip(rows, converter(rows.map(task_features, **parallel), lengths))
-        batches = features.map(lambda row, features: row | features).batch(batch_size // jax.process_count())
+        batches = features.map(lambda row, features: with_positive(row) | features).batch(
+            batch_size // jax.process_count()
+        )
         self._features = batches.prefetch(tf.data.AUTOTUNE)
 
     def batches(self, draw: Draw, skip: int = 0) -> Iterator[Batch]:
@@ -148,13 +133,20 @@ class Feed:
           skip: batches left out at the start.
 
         Yields:
-          The features of `PassagesFeatureConverter`; and `example` and `update`, int32 `[batch]`, of the draw.
+          The features of `PassagesFeatureConverter`; `example` and `lesson`, int32 `[batch]`, of the draw; and where it
+          has a length, `positive`, int32 `[batch, length]`, the update that the lesson is of.
         """
         mine = host_rows(len(draw.examples), self._batch_size, skip)
-        for variable, rows in zip(self._drawn, (draw.examples, draw.updates), strict=True):
+        for variable, rows in zip(self._drawn, (draw.examples, draw.lessons), strict=True):
             variable.assign(rows[mine])
         count = len(draw.examples) // self._batch_size - skip
         return itertools.islice(self._features.as_numpy_iterator(), count)
+
+
+def _padded(tokens: tf.Tensor, length: int) -> tf.Tensor:
+    padded = tf.pad(tokens, [[0, length - tf.shape(tokens)[0]]])
+    padded.set_shape([length])
+    return padded
 
 
 def host_rows(rows: int, batch_size: int, skip: int) -> np.ndarray:

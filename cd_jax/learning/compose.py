@@ -11,10 +11,12 @@ import seqio
 from jax.sharding import Mesh
 
 from cd_jax import tasks
+from cd_jax.config import library
 from cd_jax.config.macros import bound_to
 from cd_jax.config.ranges import Seed
 from cd_jax.errors import RequestError
-from cd_jax.learning.student import AGENTS, Agent, SelfLearningProcess
+from cd_jax.learning.agent import Agent
+from cd_jax.learning.student import Settings, Student
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config
 from cd_jax.solver.solver import Solver
@@ -45,21 +47,30 @@ def data(
     }
 
 
-def agent_named(name: str) -> Agent:
-    """The agent.
+def make_agent(name: str) -> Agent:
+    """The agent that gin describes, with what is bound of `gin/agents/NAME.gin`.
 
     Raises:
-      RequestError: there is none of this name.
+      RequestError: nothing describes one.
     """
-    if name not in AGENTS:
-        raise RequestError(f"AGENT={name!r} is none of {', '.join(AGENTS)}; bind --gin.AGENT=\"'cd_memory'\"")
-    return AGENTS[name]
+    try:
+        gin.query_parameter("Agent.lesson")
+    except ValueError:
+        raise RequestError(
+            f"AGENT={name!r} is none of {', '.join(library.agents())}; bind --gin.AGENT=\"'cd_memory'\", or give a "
+            "file of yours, agents/NAME.gin, that binds Agent.lesson"
+        ) from None
+    return Agent()  # type: ignore[call-arg]  # gin binds the rest
 
 
 def use_vocabulary(path: str | pathlib.Path) -> seqio.Vocabulary:
     """Registers all tasks with the vocabulary in a file, and the data where gin says; returns it."""
     tasks.register(**data(), vocabulary=path)
     return vocabularies.load(path)
+
+
+def _empty(mesh: Mesh) -> EpisodicMemory:
+    return EpisodicMemory(mesh=mesh)
 
 
 def digest(content: bytes) -> str:
@@ -74,8 +85,8 @@ def check_vocabulary(path: pathlib.Path, identity: dict[str, Any]) -> None:
         raise RequestError(f"{path}: is not the vocabulary that the run was trained with; copy that one there again")
 
 
-def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.Path, dict[str, list[Update]]]:
-    """The vocabulary that `cd_jax distill` left, and the updates where the agent learns from them.
+def distilled_files(directory: str | pathlib.Path, agent: Agent) -> tuple[pathlib.Path, dict[str, list[Update]]]:
+    """The vocabulary that `cd_jax distill` left, and the updates of before the first round, where the agent has any.
 
     Raises:
       RequestError: they are not there.
@@ -84,7 +95,10 @@ def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.
     path = directory / VOCABULARY
     if not path.is_file():
         raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
-    return path, store.read_grouped(directory / "updates.jsonl") if agent_named(agent).explains else {}
+    if agent.update is None:
+        return path, {}
+    grouped = store.read_grouped(directory / "updates.jsonl")
+    return path, {name: first for name, group in grouped.items() if (first := [u for u in group if not u.round])}
 
 
 def make_solver(vocab_size: int) -> Solver:
@@ -103,25 +117,22 @@ def make_solver(vocab_size: int) -> Solver:
         raise RequestError(f"the bindings of the solver do not go together: {told}") from error
 
 
-def make_process(
-    agent: str, vocabulary: seqio.Vocabulary, remembered: Callable[[Mesh], EpisodicMemory]
-) -> SelfLearningProcess:
-    """The process as gin configures it.
+def make_student(
+    agent: Agent, vocabulary: seqio.Vocabulary, memory: Callable[[Mesh], EpisodicMemory] = _empty
+) -> Student:
+    """The student as gin configures it.
 
     Args:
-      agent: of `process.AGENTS`.
+      agent: whose.
       vocabulary: of the tasks.
-      remembered: makes the memory, filled, for the solver's mesh; called where the agent has one.
+      memory: makes it, for the solver's mesh; called where the agent has one.
 
     Raises:
       RequestError: as `make_solver` does, or the memory is too small.
     """
     solver = make_solver(vocabularies.padded_size(vocabulary))
-    memory = None
-    if agent_named(agent).remembers:
-        memory = remembered(solver.mesh)
-        memory.check_enough()
-    return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)  # type: ignore[call-arg]
+    settings = Settings()  # type: ignore[call-arg]
+    return Student(agent, vocabulary, solver, memory(solver.mesh) if agent.value else None, settings)
 
 
 def run_name(agent: str, seed: int) -> str:

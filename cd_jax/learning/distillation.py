@@ -1,27 +1,30 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import gin
 
 from cd_jax import tasks
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
+from cd_jax.feed import formats
+from cd_jax.learning import attempting
 from cd_jax.learning.compose import VOCABULARY, data
 from cd_jax.learning.progress import ProgressLine
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.types import Example, Update
+from cd_jax.types import Attempt, Example, Update
 from cd_jax.update import exhausted, store
+from cd_jax.update.policies.explanations import Explanations
+from cd_jax.update.policy import UpdatePolicy
 from cd_jax.update.teachers.oracle import OracleTeacher
-from cd_jax.update.teachers.teacher import Explanation, SamplingTeacher, Teacher
-from cd_jax.verifier.answers import ChrF, parse_answer
+from cd_jax.update.teachers.teacher import Teacher
 from cd_jax.weights import sources
 
 # Texts that every vocabulary must spell: the ordinals of passages and the answer's marker.
 _ALWAYS = "1: 2: 3: 4: 5: 6: 7: 8: 9: answer: yes no"
-_CHUNK = 500
 
 
 @gin.configurable
@@ -63,21 +66,20 @@ def distill(
             # Read for their errors alone: a malformed line is to show now, and not when training is over.
             for split in tasks.splits(name):
                 tasks.examples(name, split)
-        generations = read_attempts(attempts) if attempts else {}
+        shown = attempting.read(pathlib.Path(attempts), examples) if attempts else {}
         wanted = sources.vocabulary(vocabulary) if vocabulary else None  # For its errors, before a teacher is paid.
         path, kept = pathlib.Path(model_dir) / "updates.jsonl", pathlib.Path(model_dir) / VOCABULARY
         done = store.read_grouped(path) if path.exists() else {}
-        asked = teacher() if teacher else None
-        _check_same(path, examples, done, seed, asked)
+        policy = Explanations(teacher, num_updates, seed) if teacher else None
+        _check_same(path, examples, done, policy)
         _check_vocabulary(kept, wanted, vocabulary)
-        store.repair(path)
-        told = _explain(path, examples, done, asked, generations, num_updates, seed) if asked else ""
-        updates = store.read(path) if path.exists() else []
+        updates = extend(path, policy, examples, shown) if policy else [u for group in done.values() for u in group]
+        told = policy.odd() if policy else ""
         if not updates:
             raise RunError(f"{path}: there is no explanation of {len(examples)} examples{told}; mend the teacher")
         print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)
         if not kept.exists():
-            texts += [f"answer: {example.answer}" for example in examples] + [update.update for update in updates]
+            texts += [formats.answer(example.answer) for example in examples] + [update.update for update in updates]
             files.write_bytes(kept, wanted or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
 
 
@@ -99,7 +101,7 @@ def _check_vocabulary(kept: pathlib.Path, wanted: bytes | None, where: str | Non
 
 
 def _check_same(
-    path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], seed: int, teacher: Teacher | None
+    path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], policy: UpdatePolicy | None
 ) -> None:
     """Updates of another source, seed or teacher must not be mixed with these."""
     strangers = done.keys() - {example.example_id for example in examples}
@@ -108,10 +110,10 @@ def _check_same(
             f"{path}: holds updates of example {min(strangers)!r}, which the source does not have; "
             "choose another --model_dir"
         )
-    if teacher is None:
+    if policy is None:
         return  # Whoever wrote them: nobody adds to them.
-    seeds = {update.seed for group in done.values() for update in group} - {seed}
-    teachers = {update.teacher for group in done.values() for update in group} - {teacher.name}
+    seeds = {update.seed for group in done.values() for update in group} - {policy.seed}
+    teachers = {update.teacher for group in done.values() for update in group} - {policy.name}
     if teachers:
         raise RequestError(
             f"{path}: holds updates of the teacher {min(teachers)!r}; choose another --model_dir, or add none to them: "
@@ -121,109 +123,67 @@ def _check_same(
         raise RequestError(f"{path}: holds updates of seed {min(seeds)}; choose another --model_dir")
 
 
-class _Asking:
-    """What a teacher is asked, and where its answers go."""
-
-    def __init__(self, path: pathlib.Path, teacher: Teacher, num_updates: int, seed: int):
-        self._path, self._teacher, self._wanted, self._seed = path, teacher, num_updates, seed
-        self._graded = ChrF()
-        self._exhausted = exhausted.read(path.parent)
-
-    def _key(self, example: Example, attempt: str | None) -> tuple[str, str, str]:
-        sampling = isinstance(self._teacher, SamplingTeacher)
-        told = self._teacher.request_hash(example, attempt) if sampling else ""  # type: ignore[attr-defined]
-        return example.example_id, self._teacher.name, told
-
-    def updates(self, example: Example, attempt: str | None, known: list[Update]) -> Iterator[Update]:
-        """Those that are missing, as far as the teacher has more to say."""
-        key = self._key(example, attempt)
-        if self._exhausted.get(key, 0) >= self._wanted:
-            return
-        score = self._graded([parse_answer(attempt)], [example.answer])[0] if attempt is not None else None
-        found = 0
-        for sample, explanation, reason in self._explanations(example, attempt, known):
-            found += 1
-            yield Update(
-                example.example_id, example.task, explanation.text, self._teacher.name, explanation.prompt,
-                sample, self._seed, score, reason,
-            )  # fmt: skip
-        if found + len(known) < self._wanted:
-            exhausted.append(self._path.parent, exhausted.Exhausted(*key, self._wanted))
-
-    def _explanations(
-        self, example: Example, attempt: str | None, known: list[Update]
-    ) -> Iterator[tuple[int, Explanation, str]]:
-        """With their indices, and what is odd about them."""
-        teacher, texts = self._teacher, [update.update for update in known]
-        missing = [s for s in range(self._wanted) if s not in {update.sample for update in known}]
-        if not isinstance(teacher, SamplingTeacher):
-            said = teacher.explain(example, attempt, self._wanted, self._seed)
-            fresh = dict.fromkeys(explanation for explanation in said if explanation.text not in texts)
-            yield from ((sample, explanation, "") for sample, explanation in zip(missing, fresh, strict=False))
-            return
-        for sample in missing:
-            given = teacher.sample(example, attempt, sample, self._seed, texts)
-            if given is None:
-                return
-            texts.append(given[0].text)
-            yield sample, *given
-
-
-def _explain(
+def extend(
     path: pathlib.Path,
-    examples: list[Example],
-    done: dict[str, list[Update]],
-    teacher: Teacher,
-    generations: dict[str, str],
-    num_updates: int,
-    seed: int,
-) -> str:
-    """Asks for what is missing; what a teacher has said is on disk at once, or after a chunk where it costs nothing.
+    policy: UpdatePolicy,
+    examples: Sequence[Example],
+    attempts: Mapping[str, Sequence[Attempt]],
+    number: int = 0,
+    before: Sequence[Update] = (),
+) -> list[Update]:
+    """Has a policy write what is missing of a round's updates; what it has said is on disk at once, or after a chunk
+    where it costs nothing.
+
+    Args:
+      path: of the updates.
+      policy: writes them.
+      examples: that are explained.
+      attempts: the solver's at them, by `example_id`.
+      number: of the round.
+      before: updates of earlier rounds, wherever they stand.
 
     Returns:
-      What is odd about it, to be said at the end.
-    """
-    waiting = [example for example in examples if len(done.get(example.example_id, ())) < num_updates]
-    chunk = _CHUNK if isinstance(teacher, OracleTeacher) else 1
-    line = ProgressLine("distill", len(waiting))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    asking, added = _Asking(path, teacher, num_updates, seed), 0
-    for start in range(0, len(waiting), chunk):
-        interrupt.check(f"{added} updates of this call are in {path}")
-        part = waiting[start : start + chunk]
-        updates = (
-            u for e in part for u in asking.updates(e, generations.get(e.example_id), done.get(e.example_id, []))
-        )
-        # One by one, unless they cost nothing: an answer that was paid for is kept, whatever comes after it.
-        for group in [list(updates)] if chunk > 1 else ([update] for update in updates):
-            store.append(path, group)
-            added += len(group)
-        ended = min(start + chunk, len(waiting))
-        if line.is_due() or ended == len(waiting):
-            line.report(ended, 1, f"teacher {teacher.name}")
-    return _odd(teacher)
-
-
-def _odd(teacher: Teacher) -> str:
-    """What came of requests that brought no explanation, or an odd one."""
-    if not isinstance(teacher, SamplingTeacher) or not teacher.counts:
-        return ""
-    told = [f"{n} {kind}" + (f" ({s})" if (s := teacher.said.get(kind)) else "") for kind, n in teacher.counts.items()]
-    return f"; of the answers: {', '.join(told)}"
-
-
-def read_attempts(path: str) -> dict[str, str]:
-    """Generations by example, from an `inference/….jsonl`.
+      All that stand in the file in the end.
 
     Raises:
-      RequestError: the file is missing, or a line is malformed.
+      RequestError: the file is malformed.
+      RunError: it cannot be written, or the policy cannot be asked.
     """
+    store.repair(path)
+    known = {} if not path.exists() else store.read_grouped(path)
+    for update in before:
+        group = known.setdefault(update.example_id, [])
+        if update not in group:
+            group.append(update)
+    spent = exhausted.read(path.parent)
 
-    def parse(record: files.Json) -> tuple[str, str]:
-        for name in ("example_id", "generation"):
-            if not isinstance(record[name], str):
-                raise TypeError(f"its {name} is not text")
-        return record["example_id"], record["generation"]
+    def is_waiting(example: Example) -> bool:
+        there = sum(update.round == number for update in known.get(example.example_id, ()))
+        return there < policy.wanted
 
-    mend = "`cd_jax infer` writes attempts into model_dir/inference/"
-    return dict(files.read_json_lines(path, parse, "an attempt", mend))
+    def written(example: Example) -> Iterator[Update]:
+        shown, before = attempts.get(example.example_id, ()), known.get(example.example_id, [])
+        key = policy.key(example, shown)
+        if spent.get(key, 0) >= policy.wanted:
+            return
+        found = 0
+        for update in policy.write(example, shown, before, number):
+            found += 1
+            yield update
+        if found + sum(update.round == number for update in before) < policy.wanted:
+            exhausted.append(path.parent, exhausted.Exhausted(*key, policy.wanted))
+
+    waiting = list(filter(is_waiting, examples))
+    line, added = ProgressLine("distill", len(waiting)), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(waiting), policy.chunk):
+        interrupt.check(f"{added} updates of this call are in {path}")
+        updates = itertools.chain.from_iterable(map(written, waiting[start : start + policy.chunk]))
+        # One by one, unless they cost nothing: an answer that was paid for is kept, whatever comes after it.
+        for group in [list(updates)] if policy.chunk > 1 else ([update] for update in updates):
+            store.append(path, group)
+            added += len(group)
+        ended = min(start + policy.chunk, len(waiting))
+        if line.is_due() or ended == len(waiting):
+            line.report(ended, 1, f"teacher {policy.name}")
+    return store.read(path) if path.exists() else []

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -15,8 +14,9 @@ import jax
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
-from cd_jax.learning import compose
-from cd_jax.learning.student import SelfLearningProcess, tokenised
+from cd_jax.learning import attempting, compose
+from cd_jax.learning.loop import memory_of
+from cd_jax.learning.student import tokenised
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
@@ -32,15 +32,28 @@ _PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "ten
 
 
 class TrainedRun:
-    """A run's best parameters, and its process and memory as training left them."""
+    """A run's best parameters, with the memory of their round.
 
-    def __init__(self, model_dir: str):
+    Attributes:
+      directory: model_dir of the run.
+      progress: of the run.
+      round: of the self-learning process whose parameters these are.
+      student: that answers.
+      params: the parameters.
+      best_step: of these.
+    """
+
+    def __init__(self, model_dir: str, number: int | None = None):
         """Restores them.
+
+        Args:
+          model_dir: of the run.
+          number: of the round; None: the last one that was evaluated.
 
         Raises:
           RequestError: there is no checkpoint, or it is not of the network that gin describes.
         """
-        self.directory = pathlib.Path(model_dir)
+        self.directory, self._asked = pathlib.Path(model_dir), number
         for tries_left in reversed(range(_READER_TRIES)):
             try:
                 self._read()
@@ -59,29 +72,32 @@ class TrainedRun:
         path = self.directory / compose.VOCABULARY
         vocabulary = compose.use_vocabulary(path)
         compose.check_vocabulary(path, self.progress.identity)
-        self.process: SelfLearningProcess = compose.make_process(
-            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
+        last = self.progress.last_evaluated()
+        self.round = last if self._asked is None else self._asked
+        held = self.directory / "memory" if self.round == last else memory_of(self.directory, self.round)
+        self.student = compose.make_student(
+            compose.make_agent(self.agent), vocabulary, lambda mesh: EpisodicMemory.load(held, False, mesh=mesh)
         )
-        solver = self.process.solver
+        if self.student.memory:
+            self.student.memory.check_enough()
+        solver = self.student.solver
         self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
-        self.best_step, self.params = self._checkpoints.restore_best(solver.abstract_state().params)
+        self.best_step, self.params = self._checkpoints.restore_best(solver.abstract_state().params, self._asked)
         self._checkpoints.close()
-        # Whatever keys lie in memory/: those of these parameters count.
-        self.process.remember(self.params)
+        self.student.refresh(self.params)
 
     def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
         asked = tokenised(task, split, sample.per_task, sample.seed)
-        feed = self.process.eval_feed(asked)
+        feed = self.student.eval_feed(asked)
         self.truncated = feed.truncated
-        attempts = self.process.attempt(self.params, feed, between=interrupt.check)
-        lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
-        files.write_text(self.inference_file(task, split), "".join(lines))
+        attempts = self.student.attempt(self.params, feed, between=interrupt.check)
+        attempting.write(self.inference_file(task, split), attempts)
         return attempts
 
     def setting(self) -> dict[str, Any]:
         """Of which parameters its answers are, and how they are found: what tells a score from others."""
-        decoding, memory = self.process.decoding, memory_settings(self.process.settings())
+        decoding, memory = self.student.decoding, memory_settings(self.student.settings())
         trained = memory_settings(self.progress.identity.get("process", {}))
         return {
             "step": self.best_step,
@@ -92,20 +108,20 @@ class TrainedRun:
         }
 
     def inference_file(self, task: str, split: str) -> pathlib.Path:
-        """`inference/<task>-<step>.jsonl`; splits other than test have their name in it."""
-        name = task if split == "test" else f"{task}_{split}"
-        return self.directory / "inference" / f"{name}-{self.best_step}.jsonl"
+        """Where `attempt` writes."""
+        return attempting.file_of(self.directory, task, split, self.best_step)
 
     def ask(self, prompt: str) -> Attempt:
         """Decodes a prompt that stands in no task; `Attempt.prediction` is the answer."""
-        asked = self.process.as_prompt(Example("", "", prompt, "", ""))
-        return self.process.attempt(self.params, self.process.eval_feed(asked))[0]
+        asked = self.student.as_prompt(Example("", "", prompt, "", ""))
+        return self.student.attempt(self.params, self.student.eval_feed(asked))[0]
 
 
 def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
-    """`{"task", "accuracy", "n"}`, and whatever else of `metrics.example_scores` applies."""
-    correct = [attempt.correct for attempt in attempts]
-    return {"task": task, **metrics.example_scores([attempt.example for attempt in attempts], correct)}
+    """`{"task", "accuracy", "n"}`, and whatever else of `metrics.example_scores` applies; of several attempts at an
+    example the first one counts."""
+    first = [attempt for attempt in attempts if attempt.sample == 0]
+    return {"task": task, **metrics.example_scores([one.example for one in first], [one.correct for one in first])}
 
 
 def printed(entry: dict[str, Any]) -> str:
@@ -189,11 +205,10 @@ def check_targets(vocabulary: pathlib.Path) -> None:
     """
     targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
     _check_split(split)
-    process = compose.make_process(
-        "baseline", compose.use_vocabulary(vocabulary), lambda mesh: EpisodicMemory(mesh=mesh)
-    )
+    agent = dataclasses.replace(compose.make_agent(""), value=None, terms=())
+    student = compose.make_student(agent, compose.use_vocabulary(vocabulary))
     for target in targets:
-        process.eval_feed(tokenised(target, split))
+        student.eval_feed(tokenised(target, split))
 
 
 def _check_split(split: str) -> None:
@@ -313,6 +328,7 @@ def write_submission(inference_file: pathlib.Path, attempts: list[Attempt]) -> s
     Returns:
       A line that says what was written, and how many labels stand for no answer.
     """
+    attempts = [attempt for attempt in attempts if attempt.sample == 0]
     predictions = [attempt.prediction for attempt in attempts]
     labels, unanswered = submission.submission([attempt.example for attempt in attempts], predictions)
     path = inference_file.with_suffix(".submission.json")

@@ -10,7 +10,6 @@ import numpy as np
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import files
-from cd_jax.types import Example, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Entry:
       score: the verifier's score of the attempt that the teacher saw, 0..1; None where it saw none.
       also: ids of other examples with the same prompt and the same update.
       other_owners: the owners of those, where they are others.
+      round: of the self-learning process in which the update was written.
     """
 
     example_id: str
@@ -42,6 +42,7 @@ class Entry:
     score: float | None = None
     also: tuple[str, ...] = ()
     other_owners: tuple[str, ...] = ()
+    round: int = 0
 
     @property
     def owner(self) -> str:
@@ -63,40 +64,6 @@ class Entry:
 def _joined(first: tuple[str, ...], more: tuple[str, ...], own: str) -> tuple[str, ...]:
     """All of them once, in their order, but `own`."""
     return tuple(name for name in dict.fromkeys(first + more) if name != own)
-
-
-def choose_entries(examples: list[Example], updates: dict[str, list[Update]], capacity: int, seed: int) -> list[Entry]:
-    """Fills a memory: one update of every example in a random order, then a second one, until it is full.
-
-    Returns:
-      Entries of at most `capacity` different contents.
-    """
-    order = np.random.default_rng(seed).permutation(len(examples))
-    entries: list[Entry] = []
-    contents: set[tuple[str, str]] = set()
-    for sample in range(max((len(u) for u in updates.values()), default=0)):
-        for i in order:
-            if len(contents) == capacity:
-                return entries
-            explained = updates.get(examples[i].example_id, [])
-            if sample < len(explained):
-                entries.append(_entry(examples[i], explained[sample]))
-                contents.add(entries[-1].content)
-    return entries
-
-
-def _entry(example: Example, update: Update) -> Entry:
-    return Entry(
-        example_id=example.example_id,
-        prompt=example.prompt,
-        update=update.update,
-        family=example.family,
-        task=example.task,
-        answer=example.answer,
-        teacher=update.teacher,
-        sample=update.sample,
-        score=update.score,
-    )
 
 
 class Owners:
@@ -170,13 +137,14 @@ def read_lines(directory: pathlib.Path) -> list[Line]:
 # Of JSON, by field; all others are texts.
 _KINDS: dict[str, tuple[type, ...]] = {
     "sample": (int,),
+    "round": (int,),
     "score": (float, int, type(None)),
     "also": (tuple,),
     "other_owners": (tuple,),
     "used": (int,),
     "added": (int,),
 }
-_MOST = {"sample": 2**31 - 1, "used": 2**31 - 1, "added": 2**31 - 1, "score": 1}
+_MOST = {"sample": 2**31 - 1, "round": 2**31 - 1, "used": 2**31 - 1, "added": 2**31 - 1, "score": 1}
 
 
 def _parse(fields: files.Json, number: int) -> Line:

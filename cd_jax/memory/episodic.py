@@ -15,13 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd_jax.config.ranges import NonNegativeInt, PositiveInt
 from cd_jax.errors import RequestError
 from cd_jax.memory import machine, queries, retrieval
-from cd_jax.memory.entries import Entry, Line, Owners, choose_entries, read_lines, write_lines
+from cd_jax.memory.entries import Entry, Line, Owners, read_lines, write_lines
 from cd_jax.memory.index.device import DeviceIndex, Index
 from cd_jax.memory.retrieval import Retrieved, Store
 from cd_jax.rundir import files
 from cd_jax.types import Example
 
-__all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store", "choose_entries"]
+__all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store"]
 
 EVICT = ("oldest", "least_used", "lowest_score")
 TRAIN_RETRIEVAL = ("random", "fixed", "off")

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import gin
 import numpy as np
 
 
+@gin.configurable
 @dataclasses.dataclass(frozen=True)
 class DeterministicIterator:
     """Every example once an epoch, in an order that depends on the seed and the epoch alone.

@@ -9,7 +9,7 @@ import math
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -42,6 +42,8 @@ class Progress:
       trained_on: `{"task", "examples", "updates"}`, the source and how much there is of it.
       bindings: of gin, in force, see `resumption`.
       changes: `[step, {binding: value}]`, what was changed later, and from which step on.
+      rounds: of the self-learning process, as far as they were begun: `first_step`, and what was done in each, see
+        `loop.learn`; empty for runs of before there were any.
       pending: losses since the last line of metrics.
       parameters: digests of the parameters at each step that was saved.
       fingerprints: of the state beside it, by the names of its leaves; see `fingerprints`.
@@ -55,17 +57,29 @@ class Progress:
     trained_on: dict[str, Any] = dataclasses.field(default_factory=dict)
     bindings: dict[str, str] = dataclasses.field(default_factory=dict)
     changes: list[list[Any]] = dataclasses.field(default_factory=list)
+    rounds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     pending: list[float] = dataclasses.field(default_factory=list)
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def best(self) -> list[float]:
-        """The `[step, error]` with the smallest error; the first of them."""
-        return min(self.validation, key=lambda pair: pair[1])
+    def evaluations(self, number: int) -> list[list[float]]:
+        """`validation` of a round."""
+        first = [one["first_step"] for one in self.rounds] or [0]
+        ends = [*first[1:], math.inf]
+        return [pair for pair in self.validation if first[number] < pair[0] <= ends[number]]
+
+    def last_evaluated(self) -> int:
+        """The number of the last round with an evaluation; 0 where there is none."""
+        return max((n for n in range(len(self.rounds)) if self.evaluations(n)), default=0)
+
+    def best(self, number: int | None = None) -> list[float]:
+        """The `[step, error]` with the smallest error in a round (None: the last one with any); the first of them."""
+        return min(self.evaluations(self.last_evaluated() if number is None else number), key=lambda pair: pair[1])
 
     def evaluations_since_best(self) -> int:
-        """How many evaluations brought no improvement since the best one; at least one was made."""
-        return len(self.validation) - 1 - self.validation.index(self.best())
+        """How many evaluations of the last round brought no improvement since its best one; at least one was made."""
+        of_round = self.evaluations(len(self.rounds) - 1 if self.rounds else 0)
+        return len(of_round) - 1 - of_round.index(min(of_round, key=lambda pair: pair[1]))
 
 
 class Checkpoints:
@@ -87,13 +101,7 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:
-            policy = preservation_policy.AnyPreservationPolicy(
-                [
-                    preservation_policy.LatestN(1),
-                    # On a tie BestN keeps the later one; the small term makes it the first, as `Progress.best` has it.
-                    preservation_policy.BestN(get_metric_fn=lambda m: m["error"] + 1e-9 * m["step"], reverse=True, n=1),
-                ]
-            )
+            policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(1), _BestOfEachRound()])
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=None if self._read_only else policy,
                 # Without it Orbax does not keep the metrics, and a resumed run would keep all checkpoints before it.
@@ -121,8 +129,9 @@ class Checkpoints:
     def _newest_first(self) -> list[int]:
         return sorted(self._manager.all_steps(), reverse=True) if self._manager else []
 
-    def best(self) -> tuple[int, Progress]:
-        """The step of the best parameters, and the progress of the newest checkpoint that can be read.
+    def best(self, number: int | None = None) -> tuple[int, Progress]:
+        """The step of the best parameters of a round (None: the last one that was evaluated), and the progress of the
+        newest checkpoint that can be read.
 
         Raises:
           RequestError: there is no checkpoint, or none that can be read.
@@ -135,7 +144,7 @@ class Checkpoints:
             raise RequestError(f"{self._directory.parent}: holds no checkpoint; {mend}")
         latest, progress = self._first_whole(self._newest_first(), lambda step: self.progress(step))
         # An imported model, and a run that was interrupted before, were never evaluated.
-        return int(progress.best()[0]) if progress.validation else latest, progress
+        return int(progress.best(number)[0]) if progress.validation else latest, progress
 
     @staticmethod
     def _first_whole(steps: list[int], read: Callable[[int], Read]) -> tuple[int, Read]:
@@ -234,15 +243,21 @@ class Checkpoints:
         self._check_fingerprints(step, {"params": params}, self.progress(step))
         return params
 
-    def restore_best(self, abstract_params: Any) -> tuple[int, Any]:
-        """The step and the parameters of the best checkpoint that is whole; better ones that are not are told.
+    def restore_best(self, abstract_params: Any, number: int | None = None) -> tuple[int, Any]:
+        """The step and the parameters of a round's best checkpoint that is whole; better ones that are not are told.
+
+        Args:
+          abstract_params: names the devices.
+          number: of the round; None: the last one that was evaluated.
 
         Raises:
           RequestError: none is whole.
         """
-        best, progress = self.best()
-        error = {int(step): error for step, error in progress.validation}
-        steps = sorted(self._newest_first(), key=lambda step: (step != best, error.get(step, math.inf), step))
+        best, progress = self.best(number)
+        of_round = progress.evaluations(progress.last_evaluated() if number is None else number)
+        error = {int(step): error for step, error in of_round}
+        there = [step for step in self._newest_first() if step in error or number is None] or [best]
+        steps = sorted(there, key=lambda step: (step != best, error.get(step, math.inf), step))
         return self._first_whole(steps, lambda step: self.restore_params(step, abstract_params))
 
     def _check_fingerprints(self, step: int, tree: Any, progress: Progress) -> None:
@@ -293,10 +308,11 @@ class Checkpoints:
         args = ocp.args.Composite(**items)
         # Worse than any where there is none, so that it never takes the place of the best.
         error = progress.validation[-1][1] if evaluated and progress.validation else _NOT_EVALUATED
+        metrics = {"error": float(error), "step": step, "round": max(len(progress.rounds) - 1, 0)}
         with self._writing():
             if self._manager and not self._directory.is_dir():
                 raise OSError(errno.ENOENT, "it was removed while the run went on")
-            self._open().save(step, args=args, metrics={"error": float(error), "step": step}, force=True)
+            self._open().save(step, args=args, metrics=metrics, force=True)
 
     def close(self) -> None:
         """Waits until all is on disk. Raises RunError where it cannot be written."""
@@ -332,10 +348,31 @@ class Checkpoints:
             ) from error
 
 
+class _BestOfEachRound:
+    """Keeps of each round the checkpoint with the smallest error, the first of equal ones, as `Progress.best` has it;
+    and those of which no metrics are known."""
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """See Orbax's `PreservationPolicy`."""
+        best: dict[int, tuple[float, int]] = {}
+        for one in checkpoints:
+            if one.metrics is not None:
+                number, rank = one.metrics.get("round", 0), (one.metrics["error"], one.metrics["step"])
+                best[number] = min(best.get(number, rank), rank)
+        kept = set(best.values())
+        return [one.metrics is None or (one.metrics["error"], one.metrics["step"]) in kept for one in checkpoints]
+
+
 def _parsed(found: dict[str, Any]) -> Progress:
     """Progress as it was saved. Raises where it is of other kinds."""
     progress = Progress(**found)
-    for name, kind in (("identity", dict), ("validation", list), ("parameters", dict), ("fingerprints", dict)):
+    for name, kind in (
+        ("identity", dict),
+        ("validation", list),
+        ("parameters", dict),
+        ("fingerprints", dict),
+        ("rounds", list),
+    ):
         if not isinstance(getattr(progress, name), kind):
             raise TypeError(f"`{name}` is no {kind.__name__}")
     for step, error in progress.validation:

@@ -54,11 +54,19 @@ class Read(Protocol):
     """Makes what the network reads, inside the function that is differentiated.
 
     A static argument of `Solver.train_step`: hashable, and the same object at every step, or all is compiled anew.
+
+    Attributes:
+      losses: names of what it adds to the loss.
     """
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """See `Read`."""
+        ...
 
     def __call__(
         self, bound: Bound, batch: dict[str, jax.Array], memory: Any, key: jax.Array
-    ) -> tuple[dict[str, Any], jax.Array, Any]:
+    ) -> tuple[dict[str, Any], dict[str, jax.Array], Any]:
         """Reads.
 
         Args:
@@ -69,7 +77,7 @@ class Read(Protocol):
 
         Returns:
           The model features, with `encoder_input_tokens` and, where the decoder is to read them, a `Cached` under
-          `cached`; a loss that is added, the mean over these rows; and what the caller of the step wants to see,
-          arrays `[rows, ...]`.
+          `cached`; what is added to the loss, by the names of `losses`, each the mean over these rows; and what the
+          caller of the step wants to see, arrays `[rows, ...]`.
         """
         ...

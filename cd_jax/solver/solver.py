@@ -1,8 +1,9 @@
 """The solver on its mesh: initialisation, the training step, decoding, scoring, context embeddings, all under jit."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import gin
@@ -152,8 +153,14 @@ class Solver:
     def _bind(self, params: Any) -> Bound:
         return Bound(self._network, self._cast(params))
 
-    def _cross_entropy(self, bound: Bound, batch: dict[str, Any], weight: jax.Array, key: jax.Array) -> jax.Array:
-        """Of a batch, or a part of one; `weight` is the whole batch's."""
+    def _loss(self, params: Any, batch: dict[str, Any], weight: jax.Array, key: jax.Array, read: Read | None, memory):
+        """What is differentiated; beside it scalars that add up to the batch's, and what `read` shows of the rows."""
+        bound, shown = self._bind(params), {}
+        added: dict[str, jax.Array] = {}
+        if read is not None:
+            batch, added, seen = read(bound, batch, memory, jax.random.fold_in(key, _READ))
+            added = {name: jnp.float32(term) / self.num_microbatches for name, term in added.items()}
+            shown = {"seen": seen}
         states = bound.apply(
             batch["encoder_input_tokens"],
             batch["decoder_input_tokens"],
@@ -170,44 +177,24 @@ class Solver:
             self.config.logits_chunk,
             math.gcd(len(states), self.batch_shards),
         )
-        return nats / weight
+        loss = nats / weight
+        return sum(added.values(), loss), ({"loss": loss, **added}, shown)
 
-    def _loss(self, params: Any, batch: dict[str, Any], weight: jax.Array, key: jax.Array, read: Read | None, memory):
-        """What is differentiated; beside it scalars that add up to the batch's, and what `read` shows of the rows."""
-        bound = self._bind(params)
-        if read is None:
-            loss = self._cross_entropy(bound, batch, weight, key)
-            return loss, ({"loss": loss}, {})
-        batch, added, seen = read(bound, batch, memory, jax.random.fold_in(key, _READ))
-        added = jnp.float32(added) / self.num_microbatches
-        loss = self._cross_entropy(bound, batch, weight, key)
-        return loss + added, ({"loss": loss, "added": added}, {"seen": seen})
-
-    def _gradients(
-        self, params: Any, batch: dict[str, jax.Array], key: jax.Array, read: Read | None = None, memory: Any = None
-    ):
-        """Scalars and gradients, added up over the microbatches, and what `read` shows of all rows."""
-        weight = cross_entropy.total_weight(batch["decoder_loss_weights"])
-        count = self.num_microbatches
-
-        def of(part, key):
-            grads, (scalars, seen) = jax.grad(self._loss, has_aux=True)(params, part, weight, key, read, memory)
-            return (scalars, grads), seen
-
-        if count == 1:
-            return of(batch, key)
+    def _accumulated(self, params: Any, batch: dict[str, jax.Array], weight: jax.Array, key: jax.Array, read, memory):
+        """Gradients, and beside them scalars, added up over the microbatches, and what `read` shows of all rows."""
+        gradient, count = jax.grad(self._loss, has_aux=True), self.num_microbatches
         # Every device's rows are dealt out evenly: no row has to move.
         parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, count, *x.shape[1:]), 0, 1), batch)
 
         def add(total, part):
             index, part = part
-            summands, seen = of(part, jax.random.fold_in(key, index))
-            return jax.tree.map(jnp.add, total, summands), seen
+            grads, (scalars, shown) = gradient(params, part, weight, jax.random.fold_in(key, index), read, memory)
+            return jax.tree.map(jnp.add, total, (grads, scalars)), shown
 
-        scalars = dict.fromkeys(("loss", "added") if read else ("loss",), jnp.float32(0))
-        start = scalars, jax.tree.map(jnp.zeros_like, params)
-        total, seen = jax.lax.scan(add, start, (jnp.arange(count), parts))
-        return total, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), seen)
+        names = ("loss", *read.losses) if read else ("loss",)
+        start = jax.tree.map(jnp.zeros_like, params), dict.fromkeys(names, jnp.float32(0))
+        (grads, scalars), shown = jax.lax.scan(add, start, (jnp.arange(count), parts))
+        return grads, (scalars, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), shown))
 
     def _update(
         self,
@@ -218,16 +205,19 @@ class Solver:
         memory: Any = None,
     ) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (scalars, grads), seen = self._gradients(state.params, batch, key, read, memory)
+        weight = cross_entropy.total_weight(batch["decoder_loss_weights"])
+        gradient = jax.grad(self._loss, has_aux=True) if self.num_microbatches == 1 else self._accumulated
+        grads, (scalars, shown) = gradient(state.params, batch, weight, key, read, memory)
         updates, opt_state = self._optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = scalars | {"grad_norm": optax.tree.norm(grads)} | seen
+        metrics = scalars | {"grad_norm": optax.tree.norm(grads)} | shown
         return TrainState(state.step + 1, params, opt_state), metrics
 
-    def _on_mesh(self, function: Callable, *args, **kwargs):
+    @contextlib.contextmanager
+    def _on_mesh(self) -> Iterator[None]:
         # The constraints on activations name logical axes; they are resolved while tracing.
         with jax.set_mesh(self.mesh), nn.logical_axis_rules(self._rules):
-            return function(*args, **kwargs)
+            yield
 
     def train_step(
         self, state: TrainState, batch: Batch, seed: int, read: Read | None = None, memory: Any = None
@@ -243,11 +233,12 @@ class Solver:
           memory: arrays on the devices, for `read`.
 
         Returns:
-          The state after it, and the metrics `loss` (the cross-entropy) and `grad_norm`; with `read` also `added`, the
-          loss it added, and `seen`, what it shows of the rows, in the order of the batch.
+          The state after it, and the metrics `loss` (the cross-entropy) and `grad_norm`; with `read` also what it adds,
+          by the names of `Read.losses`, and `seen`, what it shows of the rows, in the order of the batch.
         """
         batch = partitioning.shard_batch(self._batch_sharding, batch)
-        return self._on_mesh(self._train_step, state, batch, np.uint32(seed), read=read, memory=memory)
+        with self._on_mesh():
+            return self._train_step(state, batch, np.uint32(seed), read=read, memory=memory)
 
     # Inference
 
@@ -261,7 +252,8 @@ class Solver:
         The features stay on the devices, where `generate` and `attended` take them; all hosts have what is shown.
         """
         batch = partitioning.shard_batch(self._batch_sharding, batch)
-        return self._on_mesh(self._read, params, batch, memory, read=read)
+        with self._on_mesh():
+            return self._read(params, batch, memory, read=read)
 
     def _place(self, tokens: np.ndarray | jax.Array, **others: Any) -> dict[str, Any]:
         """On the devices: passages `[batch, passages, length]` in a bucket of lengths, and other arrays."""
@@ -296,9 +288,8 @@ class Solver:
         given = self._place(tokens, cached=cached)
         room = decoding.bucketed(max_length)
         numbers = np.int32(max_length), np.uint32(seed)
-        found = self._on_mesh(
-            self._generate, params, given["tokens"], given["cached"], *numbers, max_length=room, method=method
-        )
+        with self._on_mesh():
+            found = self._generate(params, given["tokens"], given["cached"], *numbers, max_length=room, method=method)
         return np.asarray(found[0])[..., :max_length], np.asarray(found[1])
 
     def generate(
@@ -328,7 +319,8 @@ class Solver:
           float32 `[batch, targets]`, 0 where the targets are padding.
         """
         given = self._place(tokens, targets=_bucket(targets))
-        nats = np.asarray(self._on_mesh(self._score, params, given["tokens"], given["targets"]))
+        with self._on_mesh():
+            nats = np.asarray(self._score(params, given["tokens"], given["targets"]))
         return np.where(targets == network.PAD_ID, np.float32(0), -nats[:, : targets.shape[1]])
 
     def _shares(self, params: Any, tokens: jax.Array, generated: jax.Array, weights, cached, own, groups: int) -> Any:
@@ -363,7 +355,8 @@ class Solver:
         own = own if own is None else _bucket(own)
         given = self._place(tokens, generated=_bucket(generated), weights=_bucket(weights), cached=cached, own=own)
         order = ("tokens", "generated", "weights", "cached", "own")
-        return np.asarray(self._on_mesh(self._attended, params, *(given[name] for name in order), groups=groups))
+        with self._on_mesh():
+            return np.asarray(self._attended(params, *(given[name] for name in order), groups=groups))
 
     def _in_chunks(self, params: Any, tokens: jax.Array, batch_size: int, method: str) -> jax.Array:
         bound, rows = self._bind(params), len(tokens)
@@ -385,7 +378,8 @@ class Solver:
           float32 `[rows, embed]`, or states in the dtype of the activations, `[rows, length, embed]`.
         """
         batch_size += -batch_size % self.batch_shards
-        return self._on_mesh(self._encode, params, tokens, batch_size=batch_size, method=method)
+        with self._on_mesh():
+            return self._encode(params, tokens, batch_size=batch_size, method=method)
 
     def embed(self, params: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:
         """Context embeddings, the mean of the encoder's states: `[rows, length]` to float32 `[rows, embed]`."""
@@ -410,7 +404,8 @@ class Solver:
             "decoder_loss_weights": self._abstract((batch_size, target_length), np.float32),
         }
         seed = jax.ShapeDtypeStruct((), np.uint32)
-        return self._on_mesh(self._train_step.lower, self.abstract_state(), batch, seed)
+        with self._on_mesh():
+            return self._train_step.lower(self.abstract_state(), batch, seed)
 
     def lower_generate(
         self, batch_size: int, passages: int, input_length: int, max_length: int, method: Decoding = GREEDY
@@ -420,4 +415,5 @@ class Solver:
         limit, seed = jax.ShapeDtypeStruct((), np.int32), jax.ShapeDtypeStruct((), np.uint32)
         params = self.abstract_state().params
         numbers = {"max_length": max_length, "method": method}
-        return self._on_mesh(self._generate.lower, params, tokens, None, limit, seed, **numbers)
+        with self._on_mesh():
+            return self._generate.lower(params, tokens, None, limit, seed, **numbers)

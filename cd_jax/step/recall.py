@@ -10,17 +10,21 @@ import seqio
 import tensorflow as tf
 from jax.sharding import NamedSharding, PartitionSpec
 
+from cd_jax.feed import formats
 from cd_jax.feed.lengths import Counter
-from cd_jax.feed.pipeline import Feed, TokenisedExamples, TokenisedUpdates, longest
+from cd_jax.feed.lessons import TokenisedLessons
+from cd_jax.feed.pipeline import Feed, TokenisedExamples, longest
 from cd_jax.losses import contrastive
 from cd_jax.memory.episodic import Entry, EpisodicMemory
 from cd_jax.memory.negatives import pool, prior
 from cd_jax.memory.negatives.pool import Labels, Pool
 from cd_jax.memory.negatives.prior import Prior
 from cd_jax.solver.solver import Solver
-from cd_jax.step.reader import Contrast, Memories, Reader, Split, Taught
+from cd_jax.step.reader import Reader
+from cd_jax.step.tables import Memories, Split, Taught
+from cd_jax.step.terms import Term
+from cd_jax.step.terms.contrastive import Contrast
 from cd_jax.types import Attempt
-from cd_jax.verifier import answers
 
 # What a reader saw of each row of a batch, and what was added to it: arrays by name.
 Seen = dict[str, Any]
@@ -50,40 +54,45 @@ class Recollection:
         sequence_length: dict[str, int],
         batch_size: int,
         cache_passages: bool,
-        contrast: Contrast | None,
+        terms: tuple[Term, ...],
     ):
-        """Makes the tables of what is in memory; `refresh` encodes them.
+        """Makes the tables of what is in memory.
 
         Args:
-          memory: filled.
+          memory: of the agent.
           vocabulary: of the tasks.
           solver: encodes.
           sequence_length: tokens of a passage (`inputs`), at most.
           batch_size: rows encoded at once.
           cache_passages: updates are encoded alone, once for all examples until the next `refresh`.
-          contrast: the contrastive term, if there is one.
+          terms: of the loss.
         """
         self.memory, self._solver, self._vocabulary = memory, solver, vocabulary
         self._inputs, self._batch_size = sequence_length["inputs"], batch_size
-        self._cached, self._contrast = cache_passages, contrast
+        self._cached, self._terms = cache_passages, terms
+        self._contrast = next((term for term in terms if isinstance(term, Contrast)), None)
         # Before anything is written, for its errors.
         memory.make_index(solver.config.emb_dim)
         self._replicated = NamedSharding(solver.mesh, PartitionSpec())
         ordinals = tf.ragged.constant([vocabulary.encode(f"{i + 1}:") for i in range(memory.num_queries)])
         self._ordinals = tuple(map(tuple, ordinals.to_tensor().numpy().tolist()))
         self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
-        # Of a prompt the end is read, as in passages; of an update the start.
-        contexts = self._ended(memory.prompts())[:, -self._inputs :]
-        self._contexts = self._put(self._padded(contexts))
-        self._labels = self._label()
-        said = vocabulary.encode_tf(tf.constant([entry.update if entry else "" for entry in memory.entries]))
-        self._longest = longest(said)
-        self._tokens = self._put(self._padded(said))
         self._vectors = self._put(np.zeros((memory.capacity, solver.config.emb_dim), np.float32))
         self._states: jax.Array | None = None
         self._taught: Taught | None = None
+        self.tabulate()
 
     # Tables
+
+    def tabulate(self) -> None:
+        """Makes the tables of what is in memory now; `refresh` encodes them."""
+        # Of a prompt the end is read, as in passages; of an update the start.
+        self._contexts = self._put(self._padded(self._ended(self.memory.prompts())[:, -self._inputs :]))
+        self._labels = self._label()
+        texts = [entry.update if entry else "" for entry in self.memory.entries]
+        said = self._vocabulary.encode_tf(tf.constant(texts))
+        self._longest = longest(said)
+        self._tokens = self._put(self._padded(said))
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -120,8 +129,9 @@ class Recollection:
         assert entry
         return entry
 
-    def study(self, source: TokenisedExamples) -> None:
-        """Takes these for the examples on which the contrastive term learns; nothing is known of attempts at them."""
+    def study(self, source: TokenisedExamples, lessons: TokenisedLessons) -> None:
+        """Takes these for the examples on which the contrastive term learns; of attempts at them nothing is known but
+        what stands against their lessons."""
         if not self._contrast:
             return
         self._tasks.of(example.task for example in source.examples)
@@ -129,20 +139,26 @@ class Recollection:
         held = (self._labels.texts >= 0).astype(jnp.float32)
         counts = prior.empty(len(self._tasks), len(self._answers))
         counts = prior.count(counts, self._labels.tasks, self._labels.answers, held)
-        nothing = jnp.zeros((len(source.examples), self._tokens.shape[1]), jnp.int32)
-        self._taught = self._put(Taught(counts, nothing))
+        wrong = np.zeros((len(source.examples), self._tokens.shape[1]), np.int32)
+        for example, texts in enumerate(lessons.against):
+            for text in texts[:1]:
+                self._stand_against(wrong[example], lessons, example, text)
+        self._taught = self._put(Taught(counts, jnp.asarray(wrong)))
 
-    def split(self, asked: TokenisedExamples, updates: TokenisedUpdates) -> Split:
+    def split(self, asked: TokenisedExamples, lessons: TokenisedLessons | None) -> Split:
         """What a step looks up of a split."""
         columns = (
             self.memory.owner_ids(asked.families()),
             self._prompts.of(example.prompt for example in asked.examples),
             self._tasks.of(example.task for example in asked.examples),
             self._answers.of(example.answer for example in asked.examples),
-            self._padded(updates.tokens),
-            self._texts.of(updates.texts),
+            self._numbered(lessons.updates if lessons else ()),
         )
         return Split(*self._put(columns))
+
+    def _numbered(self, updates: Sequence[str]) -> np.ndarray:
+        """-1 where a lesson is of no update."""
+        return np.where([update == "" for update in updates], -1, self._texts.of(updates)).astype(np.int32)
 
     # The parameters of the hour
 
@@ -188,7 +204,7 @@ class Recollection:
             length=length,
             room=max(min(length // 2, length - self.ordinal_length - feed.question), 0),
             queries=memory.train_retrieval if training else "fixed",
-            contrast=self._contrast if training else None,
+            terms=self._terms if training else (),
         )
         return reader, Memories(memory.store, self._candidates(), feed.split, self._states, self._taught)
 
@@ -251,7 +267,7 @@ class Recollection:
           attempts: the prior learns whether they are right; what is said before a wrong answer becomes a negative,
             unless it is what the teacher says, too.
         """
-        assert feed.split and self._taught and self._contrast
+        assert feed.split and feed.lessons and self._taught and self._contrast
         split = feed.split
         nowhere = jnp.full(len(examples), -1)
         anchors = Labels(split.prompts[examples], nowhere, split.tasks[examples], split.answers[examples])
@@ -260,18 +276,19 @@ class Recollection:
             self._candidates(), self._taught.counts, seen["contexts"], anchors, seen["rows"], correct,
             temperature=self._contrast.temperature,
         )  # fmt: skip
-        width = self._taught.wrong.shape[1]
-        wrong = np.zeros((len(attempts), width), np.int32)
+        wrong = np.zeros((len(attempts), self._taught.wrong.shape[1]), np.int32)
         for row, example, attempt in zip(wrong, examples, attempts, strict=True):
-            said = self._vocabulary.encode(answers.parse_update(attempt.generation))[:width]
-            if not attempt.correct and not self._explains(feed.updates, example, said):
-                row[: len(said)] = said
+            if not attempt.correct:
+                self._stand_against(row, feed.lessons, example, formats.parse_update(attempt.generation))
         self._taught = self._put(Taught(counts, self._taught.wrong.at[examples].set(wrong)))
 
-    @staticmethod
-    def _explains(updates: TokenisedUpdates, example: int, said: list[int]) -> bool:
-        """Whether it is the start of what the teacher says of the example, of which targets may lack the end."""
-        return any(updates.tokens[choice].numpy().tolist()[: len(said)] == said for choice in updates.choices[example])
+    def _stand_against(self, row: np.ndarray, lessons: TokenisedLessons, example: int, text: str) -> None:
+        """Writes the tokens of a text into `[length]`, unless it is the start of what the teacher says of the example,
+        of which targets may lack the end."""
+        said = self._vocabulary.encode(text)[: len(row)]
+        explained = (lessons.update_tokens[choice].numpy().tolist() for choice in lessons.choices[example])
+        if not any(tokens[: len(said)] == said for tokens in explained):
+            row[: len(said)] = said
 
     def state(self, encoded: bool = False) -> dict[str, np.ndarray]:
         """What a checkpoint keeps beside the parameters.

@@ -17,7 +17,7 @@ from cd_jax.types import Update
 
 FIELDS = ("example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score")
 # Written where there is something to say.
-_MORE = ("reason",)
+_MORE = ("reason", "round")
 
 _TEXT, _NUMBER = ((str,), "text"), ((int,), "a whole number")
 # Without a default: a field that every line has. Somebody else's file may lack the others, and have more.
@@ -31,6 +31,7 @@ _SCHEMA: dict[str, tuple[tuple[tuple[type, ...], str], Any]] = {
     "seed": (_NUMBER, 0),
     "score": (((float, int, type(None)), "a number or null"), None),
     "reason": (_TEXT, ""),
+    "round": (_NUMBER, 0),
 }
 _REQUIRED = ("example_id", "update")
 
@@ -169,8 +170,9 @@ def _parse(line: bytes) -> tuple[Update, bool]:
             raise ValueError(f"field `{field}` is not {type_name}")
     if not values["update"].strip():
         raise ValueError("field `update` is empty")
-    if values["sample"] < 0:
-        raise ValueError("field `sample` is below 0")
+    for field in ("sample", "round"):
+        if values[field] < 0:
+            raise ValueError(f"field `{field}` is below 0")
     if values["score"] is not None and not 0 <= values["score"] <= 1:
         raise ValueError("field `score` is not in 0..1")
     return Update(**values), "sample" not in record

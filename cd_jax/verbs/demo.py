@@ -9,15 +9,15 @@ import gin
 
 from cd_jax.config.ranges import Seed
 from cd_jax.errors import RequestError
-from cd_jax.learning.compose import VOCABULARY, agent_named, make_solver, run_name
+from cd_jax.learning.compose import VOCABULARY, make_solver, run_name
 from cd_jax.learning.distillation import distill
 from cd_jax.learning.evaluation import check_targets, evaluate
 from cd_jax.learning.progress import clock
-from cd_jax.learning.trainer import train
+from cd_jax.learning.training import train
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.solver.decoding import Decoding
-from cd_jax.step.reader import Contrast
+from cd_jax.step.terms.contrastive import Contrast
 from cd_jax.verbs.report import report
 
 _RECORD = "config.gin"
@@ -70,11 +70,9 @@ def _check_bindings(agents: list[str], seeds: list[int]) -> None:
     """Bindings that do not go together are to show before anything is written: what is made here is thrown away."""
     if not agents or not seeds:
         raise RequestError(f"AGENTS={agents} and SEEDS={seeds} make no run; name one or more of each")
-    remembers = [agent_named(agent).remembers for agent in agents]
     make_solver(128)
     Decoding(), Contrast()
-    if any(remembers):
-        EpisodicMemory()
+    EpisodicMemory()
 
 
 def _check_stages(directory: pathlib.Path, agents: list[str], seed: int) -> None:

@@ -109,13 +109,13 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
 
 
 def _write_hf(folder: pathlib.Path, trained: evaluation.TrainedRun) -> None:
-    length = trained.process.settings()["sequence_length"]["targets"]
-    config = trained.process.solver.config
+    length = trained.student.settings()["sequence_length"]["targets"]
+    config = trained.student.solver.config
     huggingface.write(folder, trained.params, config, trained.directory / compose.VOCABULARY, length)
 
 
 def _write_t5x(folder: pathlib.Path, trained: evaluation.TrainedRun, orbax: bool) -> None:
-    solver = trained.process.solver
+    solver = trained.student.solver
     state = TrainState(jnp.int32(trained.best_step), trained.params, None)
     if "imported" not in trained.progress.identity:
         # Imported models have no state of an optimiser; T5X goes on with that of the others.

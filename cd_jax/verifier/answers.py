@@ -1,4 +1,4 @@
-"""Parses answers from generations and scores them.
+"""Scores answers.
 
 A verifier is a callable with a name, so that a learned one (BLEURT in the paper) can stand beside these.
 """
@@ -12,9 +12,6 @@ from typing import Any, Protocol
 import gin
 
 from cd_jax.config.ranges import NonNegativeInt, PositiveInt
-
-# Greedy and dot-matches-newline: the group is what follows the last `answer:`, for an explanation may hold one too.
-ANSWER_PATTERN = re.compile(r"(.*)answer\s*:(.*)", re.IGNORECASE | re.DOTALL)
 
 _PUNCTUATION = re.escape(string.punctuation + "‘’“”—…")
 # What of it belongs to a number: all that stands within it; before it, signs, unless a hyphen joins it to a word, and a
@@ -31,18 +28,6 @@ _APART = re.compile(r"(?<=\d)\s+(?=%)|(?<=^-)\s+(?=[$£€]?\.?\d)")
 # A minus, and the dash that typesetters put in its place.
 _MINUS = str.maketrans("−–", "--")
 _ARTICLES = frozenset(("a", "an", "the"))
-
-
-def parse_answer(generation: str) -> str:
-    """The text after the last `answer:` (any case), stripped; empty where there is none."""
-    match = ANSWER_PATTERN.match(generation)
-    return match[2].strip() if match else ""
-
-
-def parse_update(generation: str) -> str:
-    """The explanation: the text before the last `answer:`, stripped; all of it where there is none."""
-    match = ANSWER_PATTERN.match(generation)
-    return (match[1] if match else generation).strip()
 
 
 def normalize_answer(answer: str) -> str:

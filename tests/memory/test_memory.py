@@ -266,7 +266,7 @@ class TestChooseEntries:
     )
     def test_first_updates_first_and_no_more_than_fit(self, counts, capacity, seed):
         examples = EXAMPLES[: len(counts)]
-        chosen = episodic.choose_entries(examples, updates_of(counts), capacity, seed)
+        chosen = values.choose_entries(examples, updates_of(counts), capacity, seed)
         assert len(chosen) == min(capacity, sum(counts))
         assert len(set(chosen)) == len(chosen)
         samples = [int(entry.update.split("/")[1]) for entry in chosen]
@@ -281,13 +281,13 @@ class TestChooseEntries:
 
     def test_the_seed_decides(self):
         updates = updates_of([2] * 40)
-        chosen = [episodic.choose_entries(EXAMPLES, updates, 20, seed) for seed in (0, 0, 1)]
+        chosen = [values.choose_entries(EXAMPLES, updates, 20, seed) for seed in (0, 0, 1)]
         assert chosen[0] == chosen[1] != chosen[2]
 
     def test_where_they_come_from_is_kept(self):
         example = Example("a", "babi_qa1", "context.", "q?", "kitchen", story_id="story")
         update = Update("a", "babi_qa1", "because", "oracle", "why", sample=3, seed=0, score=0.5)
-        (entry,) = episodic.choose_entries([example], {"a": [update]}, 9, 0)
+        (entry,) = values.choose_entries([example], {"a": [update]}, 9, 0)
         assert entry == Entry(
             "a",
             "context. q?",
@@ -306,17 +306,17 @@ class TestChooseEntries:
         examples = [Example(str(i), "t", "same", "q?", "a") for i in range(3)] + EXAMPLES[:3]
         updates = {example.example_id: [Update(example.example_id, "t", "u", "o", "p", 0, 0)] for example in examples}
         for seed in range(9):
-            chosen = episodic.choose_entries(examples, updates, 4, seed)
+            chosen = values.choose_entries(examples, updates, 4, seed)
             assert len({entry.content for entry in chosen}) == 4
             assert len(filled(chosen, capacity=4).rows()) == 4
 
     def test_nothing_known_nothing_kept(self):
-        assert episodic.choose_entries(EXAMPLES, {}, 10, 0) == []
+        assert values.choose_entries(EXAMPLES, {}, 10, 0) == []
 
     def test_every_example_has_the_same_chance(self):
         updates = updates_of([1] * 40)
         drawn = collections.Counter(
-            entry.example_id for seed in range(1000) for entry in episodic.choose_entries(EXAMPLES, updates, 10, seed)
+            entry.example_id for seed in range(1000) for entry in values.choose_entries(EXAMPLES, updates, 10, seed)
         )
         # 250 each with a deviation of sqrt(1000 * 1/4 * 3/4) = 13.7; of 40 one is 5 off in 2e-5 of draws.
         assert max(abs(drawn[example.example_id] - 250) for example in EXAMPLES) < 5 * 13.7

@@ -8,7 +8,8 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cd_jax.verifier.answers import ChrF, ExactMatch, TokenF1, normalize_answer, pairwise_accuracy, parse_answer
+from cd_jax.feed.formats import parse_answer
+from cd_jax.verifier.answers import ChrF, ExactMatch, TokenF1, normalize_answer, pairwise_accuracy
 
 VERIFIERS = (ExactMatch, TokenF1, ChrF)
 

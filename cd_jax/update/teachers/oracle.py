@@ -4,6 +4,7 @@ import random
 
 import gin
 
+from cd_jax.feed import formats
 from cd_jax.types import Example
 from cd_jax.update.teachers.teacher import Explanation
 
@@ -62,9 +63,12 @@ def _phrase_against(example: Example, attempt: str | None) -> dict[str, str]:
 
 def _wrong_answer(example: Example, attempt: str | None) -> str:
     """The answer in the attempt, in one line; empty where there is none, it is right or it is babble."""
-    _, marker, answer = (attempt or "").lower().rpartition("answer:")
-    words = answer.strip(" \t\r\n.").split()
-    if not marker or len(words) > _MAX_ATTEMPT_WORDS or words == example.answer.lower().split():
+    words = formats.parse_answer(attempt or "").lower().strip(" \t\r\n.").split()
+    if (
+        not formats.has_answer(attempt or "")
+        or len(words) > _MAX_ATTEMPT_WORDS
+        or words == example.answer.lower().split()
+    ):
         return ""
     return " ".join(words)
 
