@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from cd_jax import tasks
-from cd_jax.feed import pipeline
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.learning import student
 from cd_jax.learning.student import AGENTS, SelfLearningProcess
 from cd_jax.memory import episodic
@@ -31,7 +31,7 @@ def source():
     """35 examples of seven tasks whose stories are short."""
     tasks.register()
     parts = [student.tokenised(f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
-    return pipeline.TokenisedExamples(
+    return TokenisedExamples(
         sum((part.examples for part in parts), []),
         tf.concat([part.inputs for part in parts], 0),
         tf.concat([part.targets for part in parts], 0),

@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 
 from cd_jax.errors import RequestError
-from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates
 from cd_jax.types import Example
 
 

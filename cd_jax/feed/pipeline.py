@@ -9,54 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from cd_jax.feed.converter import PassagesFeatureConverter
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates
 from cd_jax.solver.solver import Batch
 from cd_jax.step.reader import Split
-from cd_jax.types import Example
-
-_NOTHING = tf.ragged.constant([[0]], tf.int32)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenisedExamples:
-    """A split of a task: the examples, and what SeqIO makes of them.
-
-    Attributes:
-      examples: in the order of the SeqIO datasets.
-      inputs: ragged int32 `[examples, (length)]`.
-      targets: ragged int32 `[examples, (length)]`.
-    """
-
-    examples: list[Example]
-    inputs: tf.RaggedTensor
-    targets: tf.RaggedTensor
-
-    def ids(self) -> list[str]:
-        """Of the examples, in order."""
-        return [example.example_id for example in self.examples]
-
-    def families(self) -> list[str]:
-        """Of the examples, in order."""
-        return [example.family for example in self.examples]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenisedUpdates:
-    """What explains the examples of a split.
-
-    Attributes:
-      texts: all updates.
-      tokens: of them, ragged int32 `[updates, (length)]`.
-      choices: for each example, the indices of its updates.
-    """
-
-    texts: list[str]
-    tokens: tf.RaggedTensor
-    choices: list[np.ndarray]
-
-
-def no_updates(examples: int) -> TokenisedUpdates:
-    """Of a split that nothing explains."""
-    return TokenisedUpdates([], _NOTHING, [np.zeros(0, np.int64)] * examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +25,6 @@ class Draw:
 
     examples: np.ndarray
     updates: np.ndarray
-
-
-def longest(tokens: tf.RaggedTensor) -> int:
-    """Tokens of the longest row."""
-    return int(tokens.row_lengths().numpy().max())
 
 
 class Feed:

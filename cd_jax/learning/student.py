@@ -20,7 +20,8 @@ from cd_jax.config.ranges import PositiveFloat, PositiveInt
 from cd_jax.errors import RequestError
 from cd_jax.feed.converter import PassagesFeatureConverter
 from cd_jax.feed.lengths import Counter, row_lengths
-from cd_jax.feed.pipeline import Draw, Feed, TokenisedExamples, TokenisedUpdates, longest, no_updates
+from cd_jax.feed.pipeline import Draw, Feed
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates, longest, no_updates
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.decoding import Decoding

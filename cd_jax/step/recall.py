@@ -11,7 +11,8 @@ import tensorflow as tf
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cd_jax.feed.lengths import Counter
-from cd_jax.feed.pipeline import Feed, TokenisedExamples, TokenisedUpdates, longest
+from cd_jax.feed.pipeline import Feed
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates, longest
 from cd_jax.losses import contrastive
 from cd_jax.memory.episodic import Entry, EpisodicMemory
 from cd_jax.memory.negatives import pool, prior

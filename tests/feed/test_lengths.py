@@ -7,7 +7,7 @@ import tensorflow as tf
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed.lengths import Counter
-from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates, no_updates
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates, no_updates
 from cd_jax.learning.student import tokenised
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example

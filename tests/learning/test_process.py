@@ -13,6 +13,7 @@ from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed import pipeline
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.learning import student
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.types import Example
@@ -300,7 +301,7 @@ class TestAttempt:
         agent = make("cd_memory", targets=8)
         agent.remember(params)
         whole = agent.attempt(params, agent.eval_feed(asked))
-        few = pipeline.TokenisedExamples(asked.examples[:3], asked.inputs[:3], asked.targets[:3])
+        few = TokenisedExamples(asked.examples[:3], asked.inputs[:3], asked.targets[:3])
         assert [attempt.generation for attempt in agent.attempt(params, agent.eval_feed(few))] == [
             attempt.generation for attempt in whole[:3]
         ]
