@@ -15,13 +15,15 @@ import jax
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
+from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
-from cd_jax.learning.student import SelfLearningProcess, tokenised
+from cd_jax.learning.student import SelfLearningProcess
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.decoding import Decoding
 from cd_jax.tasks import Sample, metrics
+from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.com2sense import submission
 from cd_jax.tasks.com2sense.reader import UNLABELLED
 from cd_jax.types import Attempt, Example
@@ -57,10 +59,10 @@ class TrainedRun:
         self.steps = self._checkpoints.latest_step()
         self.agent: str = self.progress.identity.get("agent", "")
         path = self.directory / compose.VOCABULARY
-        vocabulary = compose.use_vocabulary(path)
+        self._vocabulary, self._catalogue = vocabularies.load(path), compose.catalogue()
         compose.check_vocabulary(path, self.progress.identity)
         self.process: SelfLearningProcess = compose.make_process(
-            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
+            self.agent, self._vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
         )
         solver = self.process.solver
         self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
@@ -71,7 +73,7 @@ class TrainedRun:
 
     def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
-        asked = tokenised(task, split, sample.per_task, sample.seed)
+        asked = tokenised(self._catalogue, self._vocabulary, task, split, sample.per_task, sample.seed)
         feed = self.process.eval_feed(asked)
         self.truncated = feed.truncated
         attempts = self.process.attempt(self.params, feed, between=interrupt.check)
@@ -189,11 +191,10 @@ def check_targets(vocabulary: pathlib.Path) -> None:
     """
     targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
     _check_split(split)
-    process = compose.make_process(
-        "baseline", compose.use_vocabulary(vocabulary), lambda mesh: EpisodicMemory(mesh=mesh)
-    )
+    loaded, catalogue = vocabularies.load(vocabulary), compose.catalogue()
+    process = compose.make_process("baseline", loaded, lambda mesh: EpisodicMemory(mesh=mesh))
     for target in targets:
-        process.eval_feed(tokenised(target, split))
+        process.eval_feed(tokenised(catalogue, loaded, target, split))
 
 
 def _check_split(split: str) -> None:

@@ -13,14 +13,16 @@ import numpy as np
 from cd_jax.config import resumption
 from cd_jax.config.ranges import NonNegativeFloat, PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
+from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
 from cd_jax.learning.progress import ProgressLine, clock
-from cd_jax.learning.student import SelfLearningProcess, tokenised
+from cd_jax.learning.student import SelfLearningProcess
 from cd_jax.memory.episodic import EpisodicMemory, choose_entries
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.rundir import files, interrupt, lock, metrics
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.solver import TrainState
+from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
 from cd_jax.weights import sources
 
@@ -117,13 +119,14 @@ class Trainer:
         self._name, self._seed, self._budget = f"{agent} seed {seed}", seed, budget
         vocabulary_path, updates = compose.distilled_files(distilled or model_dir, agent)
         self._vocabulary_path = vocabulary_path
-        vocabulary = compose.use_vocabulary(vocabulary_path)
-        self._source = tokenised(source, "train")
+        vocabulary, catalogue = vocabularies.load(vocabulary_path), compose.catalogue()
+        self._source = tokenised(catalogue, vocabulary, source, "train")
         self._process: SelfLearningProcess = compose.make_process(
             agent, vocabulary, lambda mesh: self._remembered(mesh, updates)
         )
         self._feed = self._process.study(self._source, batch_size, updates)
-        self._validation = self._process.eval_feed(tokenised(source, "validation", eval_per_task))
+        validation = tokenised(catalogue, vocabulary, source, "validation", eval_per_task)
+        self._validation = self._process.eval_feed(validation)
         self._proposal = DeterministicIterator(len(self._source.examples), batch_size, seed)
         self._identity = {
             "agent": agent,
