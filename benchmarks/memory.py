@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import optax
 
-from cd_jax import tasks
+from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.learning import student
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.index.device import DeviceIndex, ScannIndex
@@ -40,6 +40,7 @@ from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver
 from cd_jax.step.reader import Contrast
+from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -55,7 +56,7 @@ SETTINGS = {
 }
 
 
-def explained(source: student.TokenisedExamples) -> dict[str, list[Update]]:
+def explained(source: TokenisedExamples) -> dict[str, list[Update]]:
     """One update of each example."""
     teacher, told = OracleTeacher(), {}
     for example in source.examples:
@@ -88,8 +89,7 @@ def made(args: argparse.Namespace, updates, examples) -> student.SelfLearningPro
 
 def measure_one(args: argparse.Namespace) -> None:
     """In a process of its own: prints a line."""
-    tasks.register()
-    source = student.tokenised("babi_short", "train", 400)
+    source = tokenised(Catalogue(), vocabularies.load(), "babi_short", "train", 400)
     updates = explained(source)
     timed = made(args, updates, source.examples)
     feed = timed.study(source, BATCH, updates)

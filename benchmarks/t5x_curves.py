@@ -20,13 +20,15 @@ import time
 import types
 
 import numpy as np
+import seqio
 import tensorflow as tf
 from flax import traverse_util
 
-from cd_jax.learning.student import tokenised
+from cd_jax.feed.tokens import tokenised
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver
+from cd_jax.tasks import Catalogue
 
 # Here, not where they are used: they register with gin, which T5X locks before it calls what is below.
 from cd_jax.weights import names
@@ -54,7 +56,8 @@ t5x_curves.same_start.model = @cd_jax_t5x.PassagesModel()
 
 def same_batches(cfg, shard_id, num_shards, feature_converter_cls, num_epochs=None, **unused):
     """T5X's `get_dataset_fn`: the batches of `cd_jax train`, in its order."""
-    read = tokenised(cfg.mixture_or_task_name, cfg.split)
+    vocabulary = seqio.get_mixture_or_task(cfg.mixture_or_task_name).output_features["inputs"].vocabulary
+    read = tokenised(Catalogue(), vocabulary, cfg.mixture_or_task_name, cfg.split)
     proposal = DeterministicIterator(len(read.examples), cfg.batch_size, SEED)
     order = np.concatenate([proposal.propose(epoch).reshape(-1) for epoch in range(10)])
     rows = tf.data.Dataset.from_tensor_slices(order)

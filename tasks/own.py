@@ -12,7 +12,7 @@ from cd_jax.errors import RequestError
 from cd_jax.feed import formats
 from cd_jax.rundir import files
 from cd_jax.tasks import texts
-from cd_jax.tasks.source import Read
+from cd_jax.tasks.source import Read, is_ours
 from cd_jax.types import Example
 
 SPLITS = ("train", "validation", "test")
@@ -24,26 +24,21 @@ _EXPLANATIONS = ("explanation", "update")
 Readers = dict[str, tuple[Read, tuple[str, ...]]]
 
 
-def in_seqio(ours: Iterable[str]) -> tuple[Readers, dict[str, list[str]]]:
+def in_seqio() -> tuple[Readers, dict[str, list[str]]]:
     """The tasks and mixtures that the user's modules have registered with SeqIO.
-
-    Args:
-      ours: names that are not the user's.
 
     Returns:
       Readers and splits by task; the tasks by mixture. Its rates count for nothing: all examples of its tasks are used.
     """
-    known = set(ours)
-    names = sorted(set(seqio.TaskRegistry.names()) - known)
-    read: Readers = {
-        name: (functools.partial(_read_task, seqio.TaskRegistry.get(name)), tuple(seqio.TaskRegistry.get(name).splits))
-        for name in names
-    }
-    mixtures = {
-        name: [task.name for task in seqio.MixtureRegistry.get(name).tasks]
-        for name in sorted(set(seqio.MixtureRegistry.names()) - known)
-    }
-    return read, mixtures
+    tasks, mixtures = (_theirs(registry) for registry in (seqio.TaskRegistry, seqio.MixtureRegistry))
+    read: Readers = {name: (functools.partial(_read_task, task), tuple(task.splits)) for name, task in tasks.items()}
+    return read, {name: [task.name for task in mixture.tasks] for name, mixture in mixtures.items()}
+
+
+def _theirs(registry: type[seqio.DatasetProviderRegistry]) -> dict[str, Any]:
+    """What is in a registry and not of a catalogue, by name."""
+    providers = {name: registry.get(name) for name in sorted(registry.names())}
+    return {name: provider for name, provider in providers.items() if not is_ours(provider)}
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""A sample of a task: drawn by a seed, so that whoever asks for the same one gets the same examples."""
+"""Samples of a task: drawn by a seed, so that whoever asks for the same one gets the same examples."""
 
 import dataclasses
 import random
@@ -46,6 +46,27 @@ class Sample:
     def record(self) -> dict[str, Any]:
         """For `results.json`; nothing of the seed where all are taken."""
         return {"per_task": self.per_task, "seed": self.seed if self.per_task is not None else 0}
+
+
+def low_data(rows: Sequence[Example], size: int, seed: int, split: str) -> Sequence[Example]:
+    """A few examples of train and validation, of as many stories or pairs as there are; of other splits all.
+
+    Args:
+      rows: of one task.
+      size: at most so many.
+      seed: draws them.
+      split: that they are of.
+    """
+    if split not in ("train", "validation"):
+        return rows
+    rng = random.Random(f"{seed}/{rows[0].task}/{split}")
+    order = rng.sample(range(len(rows)), len(rows))
+    taken: dict[str, int] = {}
+    # How many of its family come before it: of each family the first, then of each the second.
+    rank = {}
+    for row in order:
+        rank[row] = taken[rows[row].family] = taken.get(rows[row].family, -1) + 1
+    return [rows[row] for row in sorted(sorted(order, key=lambda row: rank[row])[:size])]
 
 
 def text(record: dict[str, Any]) -> str:

@@ -155,3 +155,8 @@ class ExampleMixture(seqio.Mixture):
         early = None if late else shard_info
         mixed = super().get_dataset(sequence_length, split, use_cached, shuffle, seed, early, num_epochs, **settings)
         return mixed.shard(shard_info.num_shards, shard_info.index) if late else mixed
+
+
+def is_ours(provider: seqio.Task | seqio.Mixture) -> bool:
+    """Whether a catalogue has given it to SeqIO's registries; else it is the user's."""
+    return isinstance(provider, ExampleTask | ExampleMixture)

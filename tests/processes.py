@@ -10,15 +10,14 @@ import optax
 import pytest
 import tensorflow as tf
 
-from cd_jax import tasks
-from cd_jax.feed import pipeline
-from cd_jax.learning import student
+from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.learning.student import AGENTS, SelfLearningProcess
 from cd_jax.memory import values
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver
 from cd_jax.step.reader import Contrast
+from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -29,9 +28,9 @@ BATCH = 8
 @functools.cache
 def source():
     """35 examples of seven tasks whose stories are short."""
-    tasks.register()
-    parts = [student.tokenised(f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
-    return pipeline.TokenisedExamples(
+    catalogue = Catalogue()
+    parts = [tokenised(catalogue, vocabulary(), f"babi_qa{n}_low_data", "train") for n in (1, 4, 6, 9, 10, 11, 12)]
+    return TokenisedExamples(
         sum((part.examples for part in parts), []),
         tf.concat([part.inputs for part in parts], 0),
         tf.concat([part.targets for part in parts], 0),

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from cd_jax.errors import RequestError
 from cd_jax.feed.lessons import TokenisedLessons
-from cd_jax.feed.pipeline import TokenisedExamples
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.types import Example
 
 

@@ -10,32 +10,9 @@ import tensorflow as tf
 
 from cd_jax.feed.converter import PassagesFeatureConverter
 from cd_jax.feed.lessons import TokenisedLessons
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.solver.solver import Batch
 from cd_jax.step.tables import Split
-from cd_jax.types import Example
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TokenisedExamples:
-    """A split of a task: the examples, and what SeqIO makes of them.
-
-    Attributes:
-      examples: in the order of the SeqIO datasets.
-      inputs: ragged int32 `[examples, (length)]`.
-      targets: ragged int32 `[examples, (length)]`.
-    """
-
-    examples: list[Example]
-    inputs: tf.RaggedTensor
-    targets: tf.RaggedTensor
-
-    def ids(self) -> list[str]:
-        """Of the examples, in order."""
-        return [example.example_id for example in self.examples]
-
-    def families(self) -> list[str]:
-        """Of the examples, in order."""
-        return [example.family for example in self.examples]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +26,6 @@ class Draw:
 
     examples: np.ndarray
     lessons: np.ndarray
-
-
-def longest(tokens: tf.RaggedTensor) -> int:
-    """Tokens of the longest row."""
-    return int(tokens.row_lengths().numpy().max())
 
 
 class Feed:

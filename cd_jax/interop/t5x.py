@@ -20,7 +20,7 @@ from cd_jax.errors import RequestError
 from cd_jax.feed import converter
 from cd_jax.rundir import files
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.tasks.source import ExampleMixture, ExampleTask
+from cd_jax.tasks.source import ExampleMixture, ExampleTask, is_ours
 from cd_jax.update import store
 
 Batch = Mapping[str, jax.Array]
@@ -160,15 +160,21 @@ def register(
         shape = [max(map(len, found.values())), None]
         joins.append(_join("memory", found, lambda own, seed: own.to_tensor(shape=shape), loaded))
         features["memory"] = seqio.Feature(loaded, add_eos=False, rank=2)
-    for name, members in tasks.names().items():
-        if members == [name]:
-            _replace(seqio.TaskRegistry.get(name), joins, features)
-    for name in tasks.names().keys() & seqio.MixtureRegistry.names():
-        # A mixture keeps the tasks that it was made of.
-        rates = seqio.MixtureRegistry.get(name).rate_per_task_name
-        seqio.MixtureRegistry.remove(name)
-        seqio.MixtureRegistry.add_provider(name, ExampleMixture(name, list(rates.items())))
+    for task in [seqio.TaskRegistry.get(name) for name in seqio.TaskRegistry.names()]:
+        if is_ours(task):
+            _replace(task, joins, features)
+    for mixture in [seqio.MixtureRegistry.get(name) for name in seqio.MixtureRegistry.names()]:
+        # One with a task of the user's could not be: its tasks would differ in their features.
+        if all(map(is_ours, mixture.tasks)):
+            _make_anew(mixture)
     return loaded
+
+
+def _make_anew(mixture: seqio.Mixture) -> None:
+    """A mixture keeps the tasks that it was made of: it gets those of now. The user's stays the user's."""
+    made = ExampleMixture if is_ours(mixture) else seqio.Mixture
+    seqio.MixtureRegistry.remove(mixture.name)
+    seqio.MixtureRegistry.add_provider(mixture.name, made(mixture.name, list(mixture.rate_per_task_name.items())))
 
 
 def _replace(task: seqio.Task, joins: list[Callable], features: Mapping[str, seqio.Feature]) -> None:

@@ -10,7 +10,6 @@ import gin
 import seqio
 from jax.sharding import Mesh
 
-from cd_jax import tasks
 from cd_jax.config import library
 from cd_jax.config.macros import bound_to
 from cd_jax.config.ranges import Seed
@@ -21,30 +20,24 @@ from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.tasks.catalogue import Catalogue
 from cd_jax.types import Update
 from cd_jax.update import store
 
 VOCABULARY = "vocabulary.model"
 
 
-@gin.configurable
-def data(
+@gin.configurable("data")
+def catalogue(
     babi_dir: str | None = None,
     com2sense_dir: str | None = None,
     tfds_data_dir: str | None = None,
     babi_layout: str | None = None,
     low_data_seed: Seed = 0,
     jsonl: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    """Where data sets and tasks of JSON lines are, and which examples the low-data tasks have; see `tasks.register`."""
-    return {
-        "babi_dir": babi_dir,
-        "com2sense_dir": com2sense_dir,
-        "tfds_data_dir": tfds_data_dir,
-        "babi_layout": babi_layout,
-        "low_data_seed": low_data_seed,
-        "jsonl": jsonl,
-    }
+) -> Catalogue:
+    """The tasks, from the data where gin says; see `Catalogue`."""
+    return Catalogue(babi_dir, com2sense_dir, tfds_data_dir, babi_layout, low_data_seed, jsonl)
 
 
 def make_agent(name: str) -> Agent:
@@ -61,12 +54,6 @@ def make_agent(name: str) -> Agent:
             "file of yours, agents/NAME.gin, that binds Agent.lesson"
         ) from None
     return Agent()  # type: ignore[call-arg]  # gin binds the rest
-
-
-def use_vocabulary(path: str | pathlib.Path) -> seqio.Vocabulary:
-    """Registers all tasks with the vocabulary in a file, and the data where gin says; returns it."""
-    tasks.register(**data(), vocabulary=path)
-    return vocabularies.load(path)
 
 
 def _empty(mesh: Mesh) -> EpisodicMemory:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import gin
 
-from cd_jax import tasks
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
 from cd_jax.feed import formats
 from cd_jax.learning import attempting
-from cd_jax.learning.compose import VOCABULARY, data
+from cd_jax.learning.compose import VOCABULARY, catalogue
 from cd_jax.learning.progress import ProgressLine
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.tasks import vocabulary as vocabularies
@@ -58,7 +57,7 @@ def distill(
       RunError: there is no explanation at all, or the teacher cannot be asked.
     """
     with lock.exclusive(model_dir, "distill"):
-        tasks.register(**data())
+        tasks = catalogue()
         examples = tasks.examples(source, "train")
         texts = []
         for name in (source, *targets):

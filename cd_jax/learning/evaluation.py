@@ -14,14 +14,15 @@ import jax
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
+from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import attempting, compose
 from cd_jax.learning.loop import memory_of
-from cd_jax.learning.student import tokenised
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.decoding import Decoding
 from cd_jax.tasks import Sample, metrics
+from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.com2sense import submission
 from cd_jax.tasks.com2sense.reader import UNLABELLED
 from cd_jax.types import Attempt, Example
@@ -70,13 +71,13 @@ class TrainedRun:
         self.steps = self._checkpoints.latest_step()
         self.agent: str = self.progress.identity.get("agent", "")
         path = self.directory / compose.VOCABULARY
-        vocabulary = compose.use_vocabulary(path)
+        self._vocabulary, self._catalogue = vocabularies.load(path), compose.catalogue()
         compose.check_vocabulary(path, self.progress.identity)
         last = self.progress.last_evaluated()
         self.round = last if self._asked is None else self._asked
         held = self.directory / "memory" if self.round == last else memory_of(self.directory, self.round)
         self.student = compose.make_student(
-            compose.make_agent(self.agent), vocabulary, lambda mesh: EpisodicMemory.load(held, False, mesh=mesh)
+            compose.make_agent(self.agent), self._vocabulary, lambda mesh: EpisodicMemory.load(held, False, mesh=mesh)
         )
         if self.student.memory:
             self.student.memory.check_enough()
@@ -88,7 +89,7 @@ class TrainedRun:
 
     def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
         """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
-        asked = tokenised(task, split, sample.per_task, sample.seed)
+        asked = tokenised(self._catalogue, self._vocabulary, task, split, sample.per_task, sample.seed)
         feed = self.student.eval_feed(asked)
         self.truncated = feed.truncated
         attempts = self.student.attempt(self.params, feed, between=interrupt.check)
@@ -206,9 +207,10 @@ def check_targets(vocabulary: pathlib.Path) -> None:
     targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
     _check_split(split)
     agent = dataclasses.replace(compose.make_agent(""), value=None, terms=())
-    student = compose.make_student(agent, compose.use_vocabulary(vocabulary))
+    loaded, catalogue = vocabularies.load(vocabulary), compose.catalogue()
+    student = compose.make_student(agent, loaded)
     for target in targets:
-        student.eval_feed(tokenised(target, split))
+        student.eval_feed(tokenised(catalogue, loaded, target, split))
 
 
 def _check_split(split: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cd_jax.feed import lessons
-from cd_jax.feed.pipeline import TokenisedExamples
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.learning import attempting, distillation
 from cd_jax.learning.agent import Agent, Rounds
 from cd_jax.learning.attempting import Attempts

@@ -15,14 +15,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from cd_jax import tasks
 from cd_jax.config.ranges import PositiveFloat, PositiveInt
 from cd_jax.errors import RequestError
 from cd_jax.feed import formats, lessons
 from cd_jax.feed.converter import PassagesFeatureConverter
 from cd_jax.feed.lengths import Counter, row_lengths
 from cd_jax.feed.lessons import TokenisedLessons
-from cd_jax.feed.pipeline import Draw, Feed, TokenisedExamples, longest
+from cd_jax.feed.pipeline import Draw, Feed
+from cd_jax.feed.tokens import TokenisedExamples, longest
 from cd_jax.learning.agent import Agent
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.values import choose_entries
@@ -38,33 +38,6 @@ from cd_jax.verifier import answers
 
 # Called before each batch that is decoded; what it raises ends the work.
 Between = Callable[[], None]
-
-
-def tokenised(name: str, split: str, per_task: int | None = None, sample_seed: int = 0) -> TokenisedExamples:
-    """Reads a split through SeqIO.
-
-    Args:
-      name: task or mixture.
-      split: of the task.
-      per_task: at most so many examples of each task; None takes all.
-      sample_seed: draws them, see `tasks.Sample`.
-
-    Raises:
-      RequestError: no such task, its files are missing or malformed, or the split is empty.
-    """
-    examples = tasks.examples(name, split, per_task, sample_seed)
-    if not examples:
-        raise RequestError(f"split {split!r} of {name!r} has no examples; choose another task or split")
-    parts = [_read_all(task, split) for task in tasks.subtasks(name)]
-    read = {key: tf.concat([part[key] for part in parts], 0) for key in ("example_id", "inputs", "targets")}
-    position = {example_id.decode(): i for i, example_id in enumerate(read["example_id"].numpy())}
-    order = np.array([position[example.example_id] for example in examples])
-    return TokenisedExamples(examples, tf.gather(read["inputs"], order), tf.gather(read["targets"], order))
-
-
-def _read_all(task: str, split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-    size = len(tasks.examples(task, split))
-    return next(iter(tasks.seqio_task(task).get_dataset(None, split, shuffle=False).ragged_batch(size)))
 
 
 # Under the name that gin files of users have for it.

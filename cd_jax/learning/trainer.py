@@ -9,7 +9,8 @@ import numpy as np
 
 from cd_jax.config.ranges import NonNegativeFloat, PositiveInt
 from cd_jax.errors import RequestError, RunError
-from cd_jax.feed.pipeline import Feed, TokenisedExamples
+from cd_jax.feed.pipeline import Feed
+from cd_jax.feed.tokens import TokenisedExamples
 from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.progress import ProgressLine, clock
 from cd_jax.learning.student import Student

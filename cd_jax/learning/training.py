@@ -6,12 +6,14 @@ import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
+from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
 from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.loop import SelfLearning
-from cd_jax.learning.student import Student, tokenised
+from cd_jax.learning.student import Student
 from cd_jax.learning.trainer import Budget, Periods, Trainer
 from cd_jax.rundir import lock
+from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.weights import sources
 
 
@@ -55,8 +57,9 @@ def train(
     with lock.exclusive(model_dir, "train"):
         policies = compose.make_agent(agent)
         vocabulary_path, updates = compose.distilled_files(distilled or model_dir, policies)
-        vocabulary = compose.use_vocabulary(vocabulary_path)
-        examples, validation = tokenised(source, "train"), tokenised(source, "validation", eval_per_task)
+        vocabulary, catalogue = vocabularies.load(vocabulary_path), compose.catalogue()
+        examples = tokenised(catalogue, vocabulary, source, "train")
+        validation = tokenised(catalogue, vocabulary, source, "validation", eval_per_task)
         student = compose.make_student(policies, vocabulary)
         identity = {
             "agent": agent,

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cd_jax.feed import formats
 from cd_jax.feed.lengths import Counter
 from cd_jax.feed.lessons import TokenisedLessons
-from cd_jax.feed.pipeline import Feed, TokenisedExamples, longest
+from cd_jax.feed.pipeline import Feed
+from cd_jax.feed.tokens import TokenisedExamples, longest
 from cd_jax.losses import contrastive
 from cd_jax.memory.episodic import Entry, EpisodicMemory
 from cd_jax.memory.negatives import pool, prior

@@ -9,17 +9,17 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from cd_jax import tasks
 from cd_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from cd_jax.errors import RequestError
 from cd_jax.feed.converter import PassagesFeatureConverter
-from cd_jax.learning.compose import use_vocabulary
-from cd_jax.learning.student import tokenised
+from cd_jax.feed.tokens import tokenised
+from cd_jax.learning.compose import catalogue
 from cd_jax.rundir import files
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi import archive, format
 from cd_jax.tasks.babi.story import Story
 from cd_jax.tasks.babi.worlds import generate, shifts
+from cd_jax.tasks.catalogue import Catalogue
 from cd_jax.types import Example
 from cd_jax.update import store
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -53,11 +53,12 @@ def show_tasks(
       RequestError: no such task, or its files are missing or malformed.
     """
     there = pathlib.Path(model_dir) / "vocabulary.model" if model_dir else vocabularies.EMBEDDED
-    vocabulary = use_vocabulary(there if there.is_file() else vocabularies.EMBEDDED)
+    vocabulary = vocabularies.load(there if there.is_file() else vocabularies.EMBEDDED)
+    tasks = catalogue()
     if name is None:
-        _list()
+        _list(tasks)
         return
-    asked = tokenised(name, split)
+    asked = tokenised(tasks, vocabulary, name, split)
     updates = _updates(asked.examples[: num_examples + num_passages + 1], model_dir)
     converter = PassagesFeatureConverter(vocabulary, num_passages, answer_weight)
     lengths = {"inputs": inputs, "targets": targets, "update": targets, "memory": inputs}
@@ -75,7 +76,7 @@ def show_tasks(
         _print_example(example, updates[i], features, vocabulary)
 
 
-def _list() -> None:
+def _list(tasks: Catalogue) -> None:
     """One line for the tasks of a kind: the twenty of bAbI differ in a number."""
     mixtures = {name: made_of for name, made_of in tasks.names().items() if made_of != [name]}
     print("; ".join(f"{data} from {place}" for data, place in tasks.sources().items()))
@@ -109,7 +110,8 @@ def write_stories(name: str | None, directory: str, num_questions: int, seed: in
         raise RequestError(f"--num_questions={num_questions}: give 1 or more")
     if name is None:
         raise RequestError("--write wants a task: cd_jax tasks babi_qa3 --write=DIR")
-    for task in tasks.subtasks(name):
+    # The stories are made: whatever data there is, it is not read.
+    for task in Catalogue().subtasks(name):
         match = re.fullmatch(r"babi_qa(\d+)(?:_(\w+))?", task)
         if match is None or (match[2] and match[2] not in shifts.SHIFTS):
             raise RequestError(

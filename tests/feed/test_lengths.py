@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed.lengths import Counter
-from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates, no_updates
-from cd_jax.learning.student import tokenised
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates, no_updates, tokenised
+from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example
 from originals import BABI_DIR, needs_babi
-
-
-@pytest.fixture(autouse=True)
-def embedded_again():
-    yield
-    tasks.register()
 
 
 def counter(inputs=96, targets=32, strict=False):
@@ -42,8 +35,8 @@ MARY = Example("t/test/0", "t", "Mary went to the kitchen. John slept. Ann slept
 @needs_babi
 @pytest.mark.parametrize("length", [96, 192, 1357])
 def test_released_prompts_by_a_plain_loop(length, capfd):
-    tasks.register(babi_dir=BABI_DIR)
-    asked, vocabulary = tokenised("babi_qa3", "test"), vocabularies.load()
+    vocabulary = vocabularies.load()
+    asked = tokenised(Catalogue(babi_dir=BABI_DIR), vocabulary, "babi_qa3", "test")
     cut = lost = 0
     for example in asked.examples:
         whole = len(vocabulary.encode(example.prompt)) + 1

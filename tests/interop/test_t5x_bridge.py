@@ -218,7 +218,7 @@ def write_updates(path, examples, count):
 
 def test_every_epoch_draws_an_update_of_the_example_afresh(tmp_path):
     task, epochs = "babi_qa1_low_data", 240
-    *explained, silent = tasks.examples(task, "train")
+    *explained, silent = tasks.Catalogue().examples(task, "train")
     write_updates(tmp_path / "updates.jsonl", explained, 3)
     vocabulary = bridge.register(updates=str(tmp_path / "updates.jsonl"))
     dataset = seqio.TaskRegistry.get(task).get_dataset(LENGTHS, "train", shuffle=False, seed=1, num_epochs=epochs)
@@ -235,7 +235,7 @@ def test_every_epoch_draws_an_update_of_the_example_afresh(tmp_path):
 
 
 def test_the_mixture_has_the_updates_too_and_the_held_out_split_has_none(tmp_path):
-    examples = tasks.examples(TASK, "train")
+    examples = tasks.Catalogue().examples(TASK, "train")
     write_updates(tmp_path / "updates.jsonl", examples, 1)
     vocabulary = bridge.register(updates=str(tmp_path / "updates.jsonl"))
     converter = bridge.FeatureConverter(vocabulary, answer_weight=2.0)
@@ -249,7 +249,7 @@ def test_the_mixture_has_the_updates_too_and_the_held_out_split_has_none(tmp_pat
 
 
 def test_what_was_retrieved_becomes_passages(tmp_path):
-    first, second, third = tasks.examples(TASK, "test")[:3]
+    first, second, third = tasks.Catalogue().examples(TASK, "test")[:3]
     rows = [
         {"example_id": first.example_id, "retrieved": [{"update": "John went"}, {"update": "the office"}]},
         {"example_id": second.example_id, "retrieved": [{"update": "Mary"}]},
@@ -272,6 +272,24 @@ def test_what_was_retrieved_becomes_passages(tmp_path):
         bridge.register(retrieved=[str(tmp_path / "nothing.jsonl")])
     with pytest.raises(RequestError, match=r"absent\.jsonl: not a file of `cd_jax infer`"):
         bridge.register(retrieved=[str(tmp_path / "absent.jsonl")])
+
+
+def test_what_is_the_users_stays_however_often_ours_is_registered(tmp_path):
+    write_updates(tmp_path / "updates.jsonl", tasks.Catalogue().examples(TASK, "train"), 1)
+    byte = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
+    nothing = seqio.FunctionDataSource(lambda split, shuffle_files=False, seed=None: None, splits=["train"])
+    mine = seqio.TaskRegistry.add("mine", nothing, byte, preprocessors=[])
+    both = seqio.MixtureRegistry.add("both", ["mine", TASK], default_rate=1.0)
+    seqio.MixtureRegistry.add("two", [TASK, "babi_qa6_short"], default_rate=1.0)
+    try:
+        for _ in range(2):
+            bridge.register(updates=str(tmp_path / "updates.jsonl"))
+        assert (seqio.TaskRegistry.get("mine"), seqio.MixtureRegistry.get("both")) == (mine, both)
+        assert all("update" in task.output_features for task in seqio.MixtureRegistry.get("two").tasks)
+    finally:
+        seqio.TaskRegistry.remove("mine")
+        for name in ("both", "two"):
+            seqio.MixtureRegistry.remove(name)
 
 
 def test_a_prompt_that_does_not_fit_keeps_its_question():
@@ -318,7 +336,7 @@ def program(name, environment, **bindings):
 
 @pytest.mark.slow
 def test_t5x_trains_resumes_evaluates_and_infers(tmp_path, user_environment):
-    write_updates(tmp_path / "updates.jsonl", tasks.examples(TASK, "train"), 2)
+    write_updates(tmp_path / "updates.jsonl", tasks.Catalogue().examples(TASK, "train"), 2)
     data = {"MIXTURE_OR_TASK_NAME": TASK, "UPDATES_FILE": str(tmp_path / "updates.jsonl")}
     model_dir = tmp_path / "model"
     trained = program("train", user_environment, **data, **TINY, MODEL_DIR=str(model_dir), TRAIN_STEPS=10)
@@ -333,7 +351,7 @@ def test_t5x_trains_resumes_evaluates_and_infers(tmp_path, user_environment):
     program("infer", user_environment, **asked, INFER_OUTPUT_DIR=str(tmp_path / "infer"))
     [file] = (tmp_path / "infer").glob("*.jsonl-00000-of-00001")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert len(rows) == len(tasks.examples(TASK, "test"))
+    assert len(rows) == len(tasks.Catalogue().examples(TASK, "test"))
     assert measured["step"] == 15
     expected = [row["inputs"]["targets_pretokenized"].removeprefix("answer: ") for row in rows]
     right = [row["prediction"].endswith(f"answer: {answer}") for row, answer in zip(rows, expected, strict=True)]

@@ -9,10 +9,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from cd_jax import tasks
 from cd_jax.errors import RequestError, RunError
 from cd_jax.learning import distillation as verb
 from cd_jax.learning.distillation import distill, read_attempts
+from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.update import store
 from cd_jax.update.teachers.teacher import Explanation
@@ -22,11 +22,9 @@ EXAMPLES = 5
 
 
 @pytest.fixture(autouse=True)
-def as_it_was():
-    """Neither gin's bindings of another test nor the tasks of this one."""
+def unbound():
+    """No bindings of another test."""
     gin.clear_config()
-    yield
-    tasks.register()
 
 
 def run(folder, **settings):
@@ -63,8 +61,7 @@ class Slow:
 
 def test_every_example_is_explained(uninterrupted):
     lines = [json.loads(line) for line in uninterrupted["updates.jsonl"].splitlines()]
-    tasks.register()
-    examples = tasks.examples(SOURCE, "train")
+    examples = Catalogue().examples(SOURCE, "train")
     assert [line["example_id"] for line in lines] == [example.example_id for example in examples for _ in range(3)]
     assert [line["sample"] for line in lines] == [0, 1, 2] * EXAMPLES
     for line, example in zip(lines[::3], examples, strict=True):
@@ -147,7 +144,7 @@ def write_attempts(path, generations):
 
 
 def test_attempts_are_scored_and_shown_to_the_teacher(tmp_path):
-    examples = tasks.examples(SOURCE, "train")
+    examples = Catalogue().examples(SOURCE, "train")
     wrong = next(place for place in ("kitchen", "garden") if place != examples[1].answer)
     said = {
         examples[0].example_id: f"because. answer: {examples[0].answer}",
@@ -223,15 +220,15 @@ class TestTrainedVocabulary:
         run(tmp_path, targets=["babi_qa13_low_data"], vocabulary=None, vocabulary_size=350)
         vocabulary = vocabularies.load(tmp_path / "vocabulary.model")
         assert vocabulary.vocab_size <= 350
-        for example in (*tasks.examples(SOURCE, "train"), *tasks.examples("babi_qa13_low_data", "train")):
+        for example in (*Catalogue().examples(SOURCE, "train"), *Catalogue().examples("babi_qa13_low_data", "train")):
             assert example.prompt in read
             assert vocabulary.decode(vocabulary.encode(example.prompt)) == example.prompt
         assert {update.update for update in store.read(tmp_path / "updates.jsonl")} <= set(read)
         answers = {text for text in read if text.startswith("answer: ")}
-        assert answers == {f"answer: {example.answer}" for example in tasks.examples(SOURCE, "train")}
+        assert answers == {f"answer: {example.answer}" for example in Catalogue().examples(SOURCE, "train")}
         for split in ("validation", "test"):
             for task in (SOURCE, "babi_qa13_low_data"):
-                assert not {example.prompt for example in tasks.examples(task, split)} & set(read)
+                assert not {example.prompt for example in Catalogue().examples(task, split)} & set(read)
 
     def test_an_interrupted_run_gives_the_same(self, tmp_path, uninterrupted):
         run(tmp_path / "whole", vocabulary=None, vocabulary_size=350)
@@ -333,7 +330,7 @@ class TestPaid:
 
 def test_updates_that_somebody_wrote(tmp_path):
     """With what there must be, more than there must be, and no teacher."""
-    examples = tasks.examples(SOURCE, "train")
+    examples = Catalogue().examples(SOURCE, "train")
     lines = [{"example_id": e.example_id, "update": f"because {i}", "mine": 1} for e in examples for i in range(2)]
     (tmp_path / "updates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run(tmp_path, teacher=None)

@@ -10,18 +10,12 @@ import pytest
 import scipy.stats
 from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, study
 
-from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed import pipeline
-from cd_jax.learning import student
+from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.tasks import Catalogue
 from cd_jax.types import Example
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    """Other tests register the tasks otherwise."""
-    tasks.register()
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +41,6 @@ def params():
 @pytest.fixture(scope="module")
 def remembering():
     return processes.remembering()
-
-
-class TestTokenised:
-    def test_rows_are_those_of_the_examples(self, vocabulary):
-        split = student.tokenised("babi_short", "test", per_task=7)
-        assert split.examples == tasks.examples("babi_short", "test", 7)
-        assert len(split.examples) == 35
-        for example, inputs, targets in zip(split.examples, split.inputs, split.targets, strict=True):
-            assert inputs.numpy().tolist() == [*vocabulary.encode(example.prompt), 1]
-            assert targets.numpy().tolist() == [*vocabulary.encode(f"answer: {example.answer}"), 1]
-
-    def test_an_empty_split(self, monkeypatch):
-        monkeypatch.setattr(student.tasks, "examples", lambda *_: [])
-        with pytest.raises(RequestError, match="split 'test' of 'babi_short' has no examples"):
-            student.tokenised("babi_short", "test")
 
 
 class TestDraw:
@@ -237,8 +216,8 @@ class TestBatches:
 
 
 @pytest.fixture(scope="module")
-def asked():
-    return student.tokenised("babi_qa6", "test", per_task=20)
+def asked(vocabulary):
+    return tokenised(Catalogue(), vocabulary, "babi_qa6", "test", per_task=20)
 
 
 class TestAttempt:
@@ -300,7 +279,7 @@ class TestAttempt:
         agent = make("cd_memory", targets=8)
         agent.remember(params)
         whole = agent.attempt(params, agent.eval_feed(asked))
-        few = pipeline.TokenisedExamples(asked.examples[:3], asked.inputs[:3], asked.targets[:3])
+        few = TokenisedExamples(asked.examples[:3], asked.inputs[:3], asked.targets[:3])
         assert [attempt.generation for attempt in agent.attempt(params, agent.eval_feed(few))] == [
             attempt.generation for attempt in whole[:3]
         ]

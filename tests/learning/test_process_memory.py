@@ -10,17 +10,10 @@ import processes
 import pytest
 from processes import BATCH, assert_same, decode, drawn, learn, make, memory_of, read, study
 
-from cd_jax import tasks
 from cd_jax.step.reader import Contrast
 
 TERM = Contrast(weight=0.5, num_negatives=2, attempts=20)
 SAID = "because Mary is here."
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    """Other tests register the tasks otherwise."""
-    tasks.register()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from memories import normal
 from test_solver import make_solver
 
-from cd_jax.feed.pipeline import TokenisedExamples, TokenisedUpdates
+from cd_jax.feed.tokens import TokenisedExamples, TokenisedUpdates
 from cd_jax.memory.entries import Entry
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
-from cd_jax.learning.student import tokenised
-from cd_jax.tasks import own
+from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -152,19 +152,18 @@ def add_task(name, rows, vocabulary=None, **features):
         },
         metric_fns=[],
     )  # fmt: skip
-    tasks.register()
 
 
 def test_a_task_of_seqio_is_read_as_texts_and_tokenised_with_our_vocabulary():
     add_task("mine", {"inputs": ["Who?", "Wer?"], "targets": ["Ann", "because she is Bea answer: Bea"]})
-    first, second = tasks.examples("mine", "train")
+    first, second = Catalogue().examples("mine", "train")
     assert first == Example("mine/train/0", "mine", "Who?", "", "Ann")
     assert (second.prompt, second.answer, second.explanations) == ("Wer?", "Bea", ("because she is Bea",))
     vocabulary = vocabularies.load()
-    read = tokenised("mine", "train")
+    read = tokenised(Catalogue(), vocabulary, "mine", "train")
     assert read.inputs.to_list()[0] == [*vocabulary.encode("Who?"), vocabulary.eos_id]
     assert read.targets.to_list()[1] == [*vocabulary.encode("answer: Bea"), vocabulary.eos_id]
-    assert tasks.splits("mine") == ["train", "test"]
+    assert Catalogue().splits("mine") == ["train", "test"]
     # SeqIO's registry keeps what the user gave it.
     assert isinstance(seqio.TaskRegistry.get("mine").output_features["inputs"].vocabulary, seqio.ByteVocabulary)
 
@@ -172,7 +171,7 @@ def test_a_task_of_seqio_is_read_as_texts_and_tokenised_with_our_vocabulary():
 @pytest.mark.parametrize("feature", ["explanation", "update"])
 def test_explanations_of_a_task_of_seqio(feature):
     add_task("mine", {"inputs": ["a"], "targets": ["b"], feature: [["so it  is", "so\nit is", "it is"]]})
-    [example] = tasks.examples("mine", "train")
+    [example] = Catalogue().examples("mine", "train")
     assert example.explanations == ("so it is", "it is")
     said = OracleTeacher().explain(example, "answer: wrong", 3, seed=0)
     assert {explanation.text for explanation in said} == {"so it is", "it is"}
@@ -192,24 +191,45 @@ def test_tokens_alone_are_decoded():
         output_features={name: seqio.Feature(bytes_, add_eos=False) for name in ("inputs", "targets")},
         metric_fns=[],
     )  # fmt: skip
-    tasks.register()
-    [example] = tasks.examples("tokens", "train")
+    [example] = Catalogue().examples("tokens", "train")
     assert (example.prompt, example.answer) == ("a?", "b")
 
 
 def test_a_mixture_of_seqio():
     add_task("mine", {"inputs": ["a"], "targets": ["b"]})
     seqio.MixtureRegistry.add("both", ["mine", "babi_qa1"], default_rate=1.0)
-    tasks.register()
-    assert sorted(tasks.subtasks("both")) == ["babi_qa1", "mine"]
-    assert tasks.splits("both") == ["train", "test"]
-    assert len(tasks.examples("both", "train")) == 1 + len(tasks.examples("babi_qa1", "train"))
+    catalogue = Catalogue()
+    assert sorted(catalogue.subtasks("both")) == ["babi_qa1", "mine"]
+    assert catalogue.splits("both") == ["train", "test"]
+    assert len(catalogue.examples("both", "train")) == 1 + len(catalogue.examples("babi_qa1", "train"))
+
+
+def test_what_is_the_users_stays_when_ours_is_registered_anew():
+    add_task("mine", {"inputs": ["a"], "targets": ["b"]})
+    seqio.MixtureRegistry.add("both", ["mine", "babi_qa1"], default_rate=1.0)
+    theirs = seqio.TaskRegistry.get("mine"), seqio.MixtureRegistry.get("both")
+    ours = seqio.TaskRegistry.get("babi_qa1")
+    catalogue = Catalogue()
+    for _ in range(2):
+        catalogue.register()
+    assert (seqio.TaskRegistry.get("mine"), seqio.MixtureRegistry.get("both")) == theirs
+    assert seqio.TaskRegistry.get("babi_qa1") is not ours
+
+
+def test_a_catalogue_stays_as_it_was_made():
+    catalogue = Catalogue()
+    names = catalogue.names()
+    add_task("mine", {"inputs": ["a"], "targets": ["b"]})
+    catalogue.names()["babi_all"].append("mine")
+    catalogue.subtasks("babi_all").append("mine")
+    assert catalogue.names() == names
+    assert Catalogue().names() == names | {"mine": ["mine"]}
 
 
 def test_what_cannot_be_read_is_said_in_one_line():
     add_task("mine", {"inputs": ["a"], "targets": ["b"]})
     with pytest.raises(RequestError, match=r"mine has no split 'validation', but train, test; .*'validation'"):
-        tasks.examples("mine", "validation")
+        Catalogue().examples("mine", "validation")
     seqio.TaskRegistry.add(
         "broken",
         source=seqio.FunctionDataSource(lambda split, shuffle_files=False, seed=None: 1 / 0, splits=["train"]),
@@ -217,24 +237,24 @@ def test_what_cannot_be_read_is_said_in_one_line():
         output_features={"inputs": seqio.Feature(seqio.ByteVocabulary())},
         metric_fns=[],
     )
-    tasks.register()
     with pytest.raises(RequestError, match=r"broken: SeqIO cannot read its split 'train' \(.*division by zero"):
-        tasks.examples("broken", "train")
+        Catalogue().examples("broken", "train")
     with pytest.raises(RequestError, match="--module_import and --task_jsonl"):
-        tasks.examples("nowhere", "train")
+        Catalogue().examples("nowhere", "train")
 
 
 def test_json_lines(tmp_path):
-    folder = write_jsonl(tmp_path / "figs", 2)
-    tasks.register(jsonl={"figs": str(folder)})
-    even, odd = tasks.examples("figs", "test")
+    catalogue = Catalogue(jsonl={"figs": str(write_jsonl(tmp_path / "figs", 2))})
+    even, odd = catalogue.examples("figs", "test")
     assert even == Example(
         "figs/test/0", "figs", "test 0: Ann has 0 figs. Who has figs?", "", "Ann", explanations=("Ann has 0",)
     )
     assert odd.explanations == ("Ann has 1", "nobody else has any")
-    assert "figs" in tasks.names()
+    assert "figs" in catalogue.names()
+    catalogue.register()
+    assert "figs" in seqio.TaskRegistry.names()
+    assert "figs" not in Catalogue().names()
     tasks.register()
-    assert "figs" not in tasks.names()
     assert "figs" not in seqio.TaskRegistry.names()
 
 
@@ -259,20 +279,20 @@ def test_json_lines(tmp_path):
 def test_a_malformed_line_is_named(line, words, tmp_path):
     folder = write_jsonl(tmp_path / "figs")
     (folder / "test.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' + line + "\n")
-    tasks.register(jsonl={"figs": str(folder)})
+    catalogue = Catalogue(jsonl={"figs": str(folder)})
     with pytest.raises(RequestError, match=rf"^{folder}/test.jsonl:2: not an example .*{words}"):
-        tasks.examples("figs", "test")
+        catalogue.examples("figs", "test")
 
 
 def test_a_folder_or_a_name_that_will_not_do(tmp_path):
     folder = write_jsonl(tmp_path / "figs")
     for name in ("babi_qa1", "babi_all", "a b", ""):
         with pytest.raises(RequestError, match="the name is taken, or is none"):
-            own.in_json_lines({name: str(folder)}, tasks.names())
+            Catalogue(jsonl={name: str(folder)})
     (folder / "validation.jsonl").unlink()
     with pytest.raises(RequestError, match=r"figs/validation.jsonl: no such file; write one example a line"):
         tasks.register(jsonl={"figs": str(folder)})
-    assert "babi_qa1" in tasks.names()
+    assert "babi_qa1" in seqio.TaskRegistry.names()
 
 
 def test_updates_of_ones_own_are_learnt_from(tmp_path):

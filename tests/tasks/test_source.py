@@ -72,7 +72,7 @@ def test_registered_mixtures_share_their_stream():
 def test_every_epoch_has_all_examples_in_an_order_of_its_own():
     rows = ids(dataset())
     first, second = rows[:SIZE], rows[SIZE:]
-    expected = [example.example_id for example in tasks.examples(TASK, "test")]
+    expected = [example.example_id for example in tasks.Catalogue().examples(TASK, "test")]
     assert sorted(first) == sorted(second) == sorted(expected)
     assert first != second != expected
 
@@ -133,6 +133,6 @@ def test_a_prompt_that_does_not_fit_keeps_its_question():
     task = seqio.TaskRegistry.get("babi_qa3")
     vocabulary = task.output_features["inputs"].vocabulary
     rows = list(task.get_dataset({"inputs": 16, "targets": 8}, "test", shuffle=False).take(5).as_numpy_iterator())
-    for row, example in zip(rows, tasks.examples("babi_qa3", "test"), strict=False):
+    for row, example in zip(rows, tasks.Catalogue().examples("babi_qa3", "test"), strict=False):
         assert len(row["inputs"]) == 16 and row["inputs"][-1] == vocabulary.eos_id
         assert vocabulary.decode(row["inputs"].tolist()).endswith(example.question)

@@ -1,4 +1,4 @@
-"""Registry, SeqIO and vocabulary."""
+"""Catalogue, SeqIO and vocabulary."""
 
 import collections
 import itertools
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
-from cd_jax.tasks import registry, sample
+from cd_jax.tasks import Catalogue, sample
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi.worlds import WORLDS, generate, shifts
 from cd_jax.tasks.com2sense import pairs
@@ -22,6 +22,7 @@ from cd_jax.types import Example
 from originals import BABI_DIR, COM2SENSE_DIR, needs_babi, needs_com2sense
 
 SPLITS = ("train", "validation", "test")
+EMBEDDED = Catalogue()
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +45,9 @@ def loaded(task, split):
     return rows_of(seqio.get_mixture_or_task(task).get_dataset(None, split, shuffle=False, num_epochs=1))
 
 
-def assert_loads(name, vocabulary):
+def assert_loads(catalogue, name, vocabulary):
     for split in SPLITS:
-        expected = tasks.examples(name, split)
+        expected = catalogue.examples(name, split)
         rows = loaded(name, split)
         assert [row["example_id"].decode() for row in rows] == [example.example_id for example in expected]
         assert len({example.example_id for example in expected}) == len(expected) > 0
@@ -55,68 +56,67 @@ def assert_loads(name, vocabulary):
             assert row["targets"].tolist() == [*vocabulary.encode(f"answer: {example.answer}"), vocabulary.eos_id]
 
 
-class TestRegistry:
+class TestCatalogue:
     def test_there_is_what_the_readme_and_the_gin_files_name(self):
         kinds = {f"babi_qa{n}{kind}" for n in range(1, 21) for kind in ("", "_length", "_distractors", "_low_data")}
         shifted = {"names", "places", "objects", "length", "distractors", "compositions", "short", "longer"}
         mixtures = {"babi_all", "babi_low_data", "com2sense_low_data"} | {f"babi_{shift}" for shift in shifted}
-        assert set(tasks.names()) >= kinds | {"com2sense", "com2sense_100"} | mixtures
-        assert {name.partition("_")[2].partition("_")[2] for name in tasks.names() if "qa" in name} == {
+        assert set(EMBEDDED.names()) >= kinds | {"com2sense", "com2sense_100"} | mixtures
+        assert {name.partition("_")[2].partition("_")[2] for name in EMBEDDED.names() if "qa" in name} == {
             "",
             "low_data",
             *shifted,
         }
-        assert tasks.subtasks("babi_short") == [f"babi_qa{n}_short" for n in (1, 6, 9, 11, 12)]
-        assert tasks.subtasks("babi_all") == [f"babi_qa{n}" for n in range(1, 21)]
+        assert EMBEDDED.subtasks("babi_short") == [f"babi_qa{n}_short" for n in (1, 6, 9, 11, 12)]
+        assert EMBEDDED.subtasks("babi_all") == [f"babi_qa{n}" for n in range(1, 21)]
         # A task without places has none to shift.
-        assert {"babi_qa1_places", "babi_qa16_names"} < set(tasks.names())
-        assert "babi_qa16_places" not in tasks.names()
-        assert set(tasks.names()) <= set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names())
+        assert {"babi_qa1_places", "babi_qa16_names"} < set(EMBEDDED.names())
+        assert "babi_qa16_places" not in EMBEDDED.names()
+        assert set(EMBEDDED.names()) <= set(seqio.TaskRegistry.names()) | set(seqio.MixtureRegistry.names())
 
     # All of one kind are read by the same code: three of the embedded worlds, and what else there is.
     @pytest.mark.parametrize(
         "task", ["babi_qa1", "babi_qa13_longer", "babi_qa9_low_data", "com2sense", "com2sense_100"]
     )
     def test_tasks_load_through_seqio(self, task, vocabulary):
-        assert_loads(task, vocabulary)
+        assert_loads(EMBEDDED, task, vocabulary)
 
     # Setting up a dataset takes a fifth of a second: of each kind one task, each with one of its splits.
     def test_every_kind_yields_examples(self, vocabulary):
-        kinds = {re.sub(r"qa\d+", "qaN", name): name for name in tasks.names() if tasks.subtasks(name) == [name]}
+        kinds = {re.sub(r"qa\d+", "qaN", name): name for name in EMBEDDED.names() if EMBEDDED.subtasks(name) == [name]}
         assert len(kinds) == 12
         for name, split in zip([*kinds.values(), "babi_short", "com2sense_low_data"], itertools.cycle(SPLITS)):
             row = next(seqio.get_mixture_or_task(name).get_dataset(None, split, shuffle=False).as_numpy_iterator())
-            firsts = {tasks.examples(task, split)[0].prompt for task in tasks.subtasks(name)}
+            firsts = {EMBEDDED.examples(task, split)[0].prompt for task in EMBEDDED.subtasks(name)}
             assert vocabulary.decode(row["inputs"].tolist()) in firsts
 
     def test_a_mixture_holds_its_tasks(self, vocabulary):
         # It goes round for ever and draws the tasks alike: 3,000 draws miss one of 100 examples in 1e-11 of runs.
         dataset = seqio.get_mixture_or_task("babi_low_data").get_dataset(None, "train", shuffle=False, seed=0)
-        expected = tasks.examples("babi_low_data", "train")
+        expected = EMBEDDED.examples("babi_low_data", "train")
         decoded = {vocabulary.decode(row["inputs"].tolist()) for row in dataset.take(3000).as_numpy_iterator()}
         assert decoded == {example.prompt for example in expected}
         assert len(expected) == 20 * 5
         # `examples` has the tasks one after the other, by the names of those that they are the start of.
         assert [f"{example.task}_low_data" for example in expected] == [
-            task for task in tasks.subtasks("babi_low_data") for _ in range(5)
+            task for task in EMBEDDED.subtasks("babi_low_data") for _ in range(5)
         ]
 
     def test_low_data_is_drawn_by_its_seed(self):
         drawn = {}
         for seed in (0, 1):
-            tasks.register(low_data_seed=seed)
+            catalogue = Catalogue(low_data_seed=seed)
             for low, whole, size in (("babi_qa6_low_data", "babi_qa6", 5), ("com2sense_100", "com2sense", 100)):
                 for split in ("train", "validation"):
-                    rows, all_rows = tasks.examples(low, split), tasks.examples(whole, split)
+                    rows, all_rows = catalogue.examples(low, split), catalogue.examples(whole, split)
                     assert len(rows) == min(size, len(all_rows))
                     places = [all_rows.index(row) for row in rows]
                     assert places == sorted(set(places))
-                assert tasks.examples(low, "test") == tasks.examples(whole, "test")
-                drawn[low, seed] = tasks.examples(low, "train")
+                assert catalogue.examples(low, "test") == catalogue.examples(whole, "test")
+                drawn[low, seed] = catalogue.examples(low, "train")
         assert drawn["babi_qa6_low_data", 0] != drawn["babi_qa6_low_data", 1]
         assert drawn["com2sense_100", 0] != drawn["com2sense_100", 1]
-        tasks.register()
-        assert tasks.examples("babi_qa6_low_data", "train") == drawn["babi_qa6_low_data", 0]
+        assert EMBEDDED.examples("babi_qa6_low_data", "train") == drawn["babi_qa6_low_data", 0]
 
     @hypothesis.given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(1, 12), st.integers(0, 3))
     def test_low_data_takes_of_each_family_before_it_takes_twice(self, families, size, seed):
@@ -125,7 +125,7 @@ class TestRegistry:
             for f, n in enumerate(families)
             for i in range(n)
         ]
-        chosen = registry._low_data(lambda _: rows, size, seed, "train")
+        chosen = sample.low_data(rows, size, seed, "train")
         assert len(chosen) == min(size, len(rows))
         counts = [sum(row.story_id == f"s{f}" for row in chosen) for f in range(len(families))]
         most = max(counts)
@@ -134,18 +134,17 @@ class TestRegistry:
 
     @needs_babi
     def test_low_data_of_the_original_babi(self):
-        tasks.register(babi_dir=BABI_DIR)
-        rows = tasks.examples("babi_low_data", "train")
+        catalogue = Catalogue(babi_dir=BABI_DIR)
+        rows = catalogue.examples("babi_low_data", "train")
         assert [row.task for row in rows] == [f"babi_qa{n}" for n in range(1, 21) for _ in range(5)]
         # Questions about one story share their explanations: one of them would answer the others from memory.
         assert len({row.story_id for row in rows}) == 100
         assert {row.story_id for row in rows} & {""} == set()
-        assert len(tasks.examples("babi_all", "test")) == 20_000
+        assert len(catalogue.examples("babi_all", "test")) == 20_000
 
     @needs_com2sense
     def test_low_data_of_the_original_com2sense(self):
-        tasks.register(com2sense_dir=COM2SENSE_DIR)
-        rows = tasks.examples("com2sense_low_data", "train")
+        rows = Catalogue(com2sense_dir=COM2SENSE_DIR).examples("com2sense_low_data", "train")
         assert len(rows) == 100
         # One statement of a pair: the other would give its answer away.
         assert len({row.family for row in rows}) == 100
@@ -153,27 +152,27 @@ class TestRegistry:
     @needs_babi
     @needs_com2sense
     def test_originals_and_back(self, vocabulary):
-        embedded, names = tasks.examples("babi_qa1", "train"), tasks.names()
-        tasks.register(babi_dir=BABI_DIR, com2sense_dir=COM2SENSE_DIR)
+        catalogue = Catalogue(babi_dir=BABI_DIR, com2sense_dir=COM2SENSE_DIR)
+        catalogue.register()
         tasks.register(babi_dir=str(BABI_DIR), com2sense_dir=str(COM2SENSE_DIR))
-        original = tasks.examples("babi_qa1", "train")
+        original = catalogue.examples("babi_qa1", "train")
         assert original[0].context == "Mary moved to the bathroom. John went to the hallway."
         for task in ("babi_qa1", "babi_qa20", "com2sense"):
-            assert_loads(task, vocabulary)
+            assert_loads(catalogue, task, vocabulary)
         # The demo's own tasks stay what they are.
-        assert tasks.examples("babi_qa1_short", "test") == list(
+        assert catalogue.examples("babi_qa1_short", "test") == list(
             generate.read(1, "test", "babi_qa1_short", 500, shifts.SHIFTS["short"])
         )
         tasks.register()
-        assert tasks.names() == names
-        assert tasks.examples("babi_qa1", "train") == embedded != original
-        assert_loads("babi_qa1", vocabulary)
+        assert EMBEDDED.names() == catalogue.names()
+        assert EMBEDDED.examples("babi_qa1", "train") != original
+        assert_loads(EMBEDDED, "babi_qa1", vocabulary)
 
     def test_another_vocabulary_reads_with_its_own_pieces(self, tmp_path):
         path = tmp_path / "small.model"
         path.write_bytes(vocabularies.train(vocabularies.embedded_texts()[:200], 350))
         tasks.register(vocabulary=path)
-        row, example = loaded("babi_qa1", "test")[0], tasks.examples("babi_qa1", "test")[0]
+        row, example = loaded("babi_qa1", "test")[0], EMBEDDED.examples("babi_qa1", "test")[0]
         own = sentencepiece.SentencePieceProcessor(model_file=str(path))
         assert row["inputs"].tolist() == [*own.encode(example.prompt), 1]
         assert row["inputs"].tolist() != [*vocabularies.load().encode(example.prompt), 1]
@@ -181,7 +180,7 @@ class TestRegistry:
     def test_a_missing_vocabulary_leaves_everything_as_it_was(self, tmp_path, vocabulary):
         with pytest.raises(RequestError, match=r"lost\.model: no such file; a SentencePiece model belongs there"):
             tasks.register(vocabulary=tmp_path / "lost.model")
-        assert_loads("babi_qa12_low_data", vocabulary)
+        assert_loads(EMBEDDED, "babi_qa12_low_data", vocabulary)
         assert "babi_short" in seqio.MixtureRegistry.names()
 
     @pytest.mark.parametrize("content", [lambda _: b"", lambda model: model[:5000], lambda _: b"What is this?"])
@@ -194,7 +193,7 @@ class TestRegistry:
 
     @pytest.mark.parametrize("name", ["babi_qa21", "babi_qa99", "", "Babi_qa1"])
     def test_an_unknown_name_is_a_wrong_request(self, name):
-        for ask in (tasks.subtasks, lambda task: tasks.examples(task, "train")):
+        for ask in (EMBEDDED.subtasks, lambda task: EMBEDDED.examples(task, "train")):
             with pytest.raises(RequestError, match=re.escape(f"no task or mixture {name!r}; `cd_jax tasks`")):
                 ask(name)
 
@@ -213,45 +212,45 @@ class TestSample:
     """`examples(per_task=)`."""
 
     def test_of_each_task_of_a_mixture(self):
-        rows = tasks.examples("babi_all", "test", 30)
-        assert [row.task for row in rows] == [task for task in tasks.subtasks("babi_all") for _ in range(30)]
+        rows = EMBEDDED.examples("babi_all", "test", 30)
+        assert [row.task for row in rows] == [task for task in EMBEDDED.subtasks("babi_all") for _ in range(30)]
 
     @pytest.mark.parametrize("size", [1, 7, 50, 100, 333, 995])
     def test_questions_of_all_positions_in_equal_shares(self, size):
         """Of 1,000 with 5 questions a story, every k-th with k a multiple of 5 is the first of its story."""
-        whole = tasks.examples("babi_qa1", "test")
+        whole = EMBEDDED.examples("babi_qa1", "test")
         place = positions(whole)
         assert set(collections.Counter(place.values()).values()) == {200}
-        drawn = tasks.examples("babi_qa1", "test", size, seed=3)
+        drawn = EMBEDDED.examples("babi_qa1", "test", size, seed=3)
         assert len(drawn) == size
         shares = collections.Counter(place[row.example_id] for row in drawn)
         assert all(abs(shares[position] - size / 5) < 1 for position in range(5))
 
     @needs_babi
     def test_released_contexts_are_as_long_as_those_of_all(self):
-        tasks.register(babi_dir=BABI_DIR)
+        catalogue = Catalogue(babi_dir=BABI_DIR)
 
         def sentences(rows):
             return np.array([row.context.count(".") for row in rows])
 
-        whole = sentences(tasks.examples("babi_qa1", "test"))
+        whole = sentences(catalogue.examples("babi_qa1", "test"))
         assert whole.mean() == 6.0
-        means = [sentences(tasks.examples("babi_qa1", "test", 50, seed)).mean() for seed in range(40)]
+        means = [sentences(catalogue.examples("babi_qa1", "test", 50, seed)).mean() for seed in range(40)]
         # Equal shares of the positions leave no variance of the length; every k-th has 2.0.
         assert set(means) == {6.0}
 
     def test_the_seed_decides(self):
-        draws = [tasks.examples("babi_qa2", "test", 20, seed) for seed in (0, 0, 1)]
+        draws = [EMBEDDED.examples("babi_qa2", "test", 20, seed) for seed in (0, 0, 1)]
         assert draws[0] == draws[1] != draws[2]
-        assert tasks.examples("babi_qa2", "test", 20) == draws[0]
+        assert EMBEDDED.examples("babi_qa2", "test", 20) == draws[0]
 
     def test_the_same_on_every_machine(self):
         """Who asks for the same seed gets the same examples, in later versions, too."""
-        drawn = tasks.examples("babi_qa1", "test", 5, seed=0)
+        drawn = EMBEDDED.examples("babi_qa1", "test", 5, seed=0)
         assert [row.example_id.rpartition("/")[2] for row in drawn] == ["124", "223", "250", "371", "822"]
 
     def test_every_example_has_the_same_chance(self):
-        rows = tasks.examples("babi_qa1", "test")[:60]
+        rows = EMBEDDED.examples("babi_qa1", "test")[:60]
         draws = 3000
         counts = collections.Counter(
             row.example_id for seed in range(draws) for row in sample.Sample(13, seed).of(rows, "test")
@@ -266,23 +265,23 @@ class TestSample:
     @pytest.mark.parametrize("size", [0, -1])
     def test_a_sample_of_nothing(self, size):
         with pytest.raises(RequestError, match=f"a sample of {size} examples a task is none; bind 1 or more"):
-            tasks.examples("babi_qa1", "test", size)
+            EMBEDDED.examples("babi_qa1", "test", size)
 
     def test_pairs_stay_together(self):
-        rows = tasks.examples("com2sense", "test", 10)
+        rows = EMBEDDED.examples("com2sense", "test", 10)
         assert len(rows) == 10
         assert all(one.pair_id == other.pair_id for one, other in zip(rows[::2], rows[1::2], strict=True))
         assert [row.answer for row in rows].count("yes") == 5
 
     def test_all_where_more_are_asked_for(self):
         for size in (50, 51, 10**6, None):
-            assert tasks.examples("com2sense", "test", size) == tasks.examples("com2sense", "test")
+            assert EMBEDDED.examples("com2sense", "test", size) == EMBEDDED.examples("com2sense", "test")
 
     @needs_com2sense
     @pytest.mark.parametrize("size", [1, 2, 3, 50, 100, 500, 700, 779])
     def test_the_original_dev_with_its_lost_partners(self, size):
-        tasks.register(com2sense_dir=COM2SENSE_DIR)
-        assert_sample(tasks.examples("com2sense", "test"), tasks.examples("com2sense", "test", size), size)
+        catalogue = Catalogue(com2sense_dir=COM2SENSE_DIR)
+        assert_sample(catalogue.examples("com2sense", "test"), catalogue.examples("com2sense", "test", size), size)
 
     @hypothesis.given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 60))
     def test_at_most_so_many_in_order_with_pairs_whole(self, paired, size):

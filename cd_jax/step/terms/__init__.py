@@ -1,6 +1,6 @@
 """Terms of the loss beside the cross-entropy, one file each.
 
-A term is a frozen dataclass that gin can bind into `Agent.terms`: hashable, since equal ones are compiled once. It has a
+A term is a frozen dataclass that gin can bind into `Agent.terms`: hashable, as equal ones are compiled once. It has a
 `name`, a `weight` and what `Term` calls; a weight of 0 leaves it out.
 """
 
