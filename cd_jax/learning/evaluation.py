@@ -60,7 +60,7 @@ class TrainedRun:
         vocabulary = compose.use_vocabulary(path)
         compose.check_vocabulary(path, self.progress.identity)
         self.process: SelfLearningProcess = compose.make_process(
-            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", False, mesh=mesh)
+            self.agent, vocabulary, lambda mesh: EpisodicMemory.load(self.directory / "memory", mesh=mesh)
         )
         solver = self.process.solver
         self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
