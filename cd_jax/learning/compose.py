@@ -17,10 +17,10 @@ from cd_jax.errors import RequestError
 from cd_jax.learning.student import AGENTS, Agent, SelfLearningProcess
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config
+from cd_jax.rundir import updates as store
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
-from cd_jax.update import store
 
 VOCABULARY = "vocabulary.model"
 
@@ -84,7 +84,7 @@ def distilled_files(directory: str | pathlib.Path, agent: str) -> tuple[pathlib.
     path = directory / VOCABULARY
     if not path.is_file():
         raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
-    return path, store.read_grouped(directory / "updates.jsonl") if agent_named(agent).explains else {}
+    return path, store.read_grouped(directory / store.NAME) if agent_named(agent).explains else {}
 
 
 def make_solver(vocab_size: int) -> Solver:

@@ -10,10 +10,11 @@ from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
 from cd_jax.learning.compose import VOCABULARY, data
 from cd_jax.learning.progress import ProgressLine
-from cd_jax.rundir import files, interrupt, lock
+from cd_jax.rundir import exhausted, files, interrupt, lock
+from cd_jax.rundir import updates as store
+from cd_jax.rundir.attempts import read_attempts
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example, Update
-from cd_jax.update import exhausted, store
 from cd_jax.update.teachers.oracle import OracleTeacher
 from cd_jax.update.teachers.teacher import Explanation, SamplingTeacher, Teacher
 from cd_jax.verifier.answers import ChrF, parse_answer
@@ -65,7 +66,7 @@ def distill(
                 tasks.examples(name, split)
         generations = read_attempts(attempts) if attempts else {}
         wanted = sources.vocabulary(vocabulary) if vocabulary else None  # For its errors, before a teacher is paid.
-        path, kept = pathlib.Path(model_dir) / "updates.jsonl", pathlib.Path(model_dir) / VOCABULARY
+        path, kept = pathlib.Path(model_dir) / store.NAME, pathlib.Path(model_dir) / VOCABULARY
         done = store.read_grouped(path) if path.exists() else {}
         asked = teacher() if teacher else None
         _check_same(path, examples, done, seed, asked)
@@ -210,20 +211,3 @@ def _odd(teacher: Teacher) -> str:
         return ""
     told = [f"{n} {kind}" + (f" ({s})" if (s := teacher.said.get(kind)) else "") for kind, n in teacher.counts.items()]
     return f"; of the answers: {', '.join(told)}"
-
-
-def read_attempts(path: str) -> dict[str, str]:
-    """Generations by example, from an `inference/….jsonl`.
-
-    Raises:
-      RequestError: the file is missing, or a line is malformed.
-    """
-
-    def parse(record: files.Json) -> tuple[str, str]:
-        for name in ("example_id", "generation"):
-            if not isinstance(record[name], str):
-                raise TypeError(f"its {name} is not text")
-        return record["example_id"], record["generation"]
-
-    mend = "`cd_jax infer` writes attempts into model_dir/inference/"
-    return dict(files.read_json_lines(path, parse, "an attempt", mend))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -18,6 +17,7 @@ from cd_jax.errors import RequestError
 from cd_jax.learning import compose
 from cd_jax.learning.student import SelfLearningProcess, tokenised
 from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.rundir import attempts as attempts_file
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.decoding import Decoding
@@ -75,8 +75,7 @@ class TrainedRun:
         feed = self.process.eval_feed(asked)
         self.truncated = feed.truncated
         attempts = self.process.attempt(self.params, feed, between=interrupt.check)
-        lines = [json.dumps(attempt.record(), ensure_ascii=False) + "\n" for attempt in attempts]
-        files.write_text(self.inference_file(task, split), "".join(lines))
+        attempts_file.write(self.inference_file(task, split), attempts)
         return attempts
 
     def setting(self) -> dict[str, Any]:

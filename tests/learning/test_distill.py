@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from cd_jax import tasks
 from cd_jax.errors import RequestError, RunError
 from cd_jax.learning import distillation as verb
-from cd_jax.learning.distillation import distill, read_attempts
+from cd_jax.learning.distillation import distill
+from cd_jax.rundir import updates as store
+from cd_jax.rundir.attempts import read_attempts
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.update import store
 from cd_jax.update.teachers.teacher import Explanation
 
 SOURCE = "babi_qa2_low_data"
