@@ -59,6 +59,7 @@ setup(
         "tensorstore>=0.1.70",
         "sacrebleu~=2.5",
         "etils[epath]>=1.12",
+        "msgspec>=0.19",
         "openai>=2,<4",
         "tenacity>=9",
         "jinja2~=3.1",

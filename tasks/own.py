@@ -10,7 +10,7 @@ import seqio
 
 from cd_jax.errors import RequestError
 from cd_jax.feed import formats
-from cd_jax.rundir import files
+from cd_jax.rundir import journal
 from cd_jax.tasks import texts
 from cd_jax.tasks.source import Read, is_ours
 from cd_jax.types import Example
@@ -126,11 +126,11 @@ def _read_lines(task: str, folder: str, split: str) -> Sequence[Example]:
     """
     if split not in SPLITS:
         raise RequestError(f"{task} has no split {split!r}; choose one of {', '.join(SPLITS)}")
-    rows = files.read_json_lines(_file(folder, split), _parse, "an example", f"write it as {_LINE}")
+    rows = journal.read(_file(folder, split), dict, _parse, "an example", f"write it as {_LINE}")
     return [_example(task, split, number, *row) for number, row in enumerate(rows)]
 
 
-def _parse(record: files.Json) -> tuple[str, str, list[str]]:
+def _parse(record: dict[str, Any]) -> tuple[str, str, list[str]]:
     unknown = sorted(record.keys() - set(_FIELDS))
     if unknown:
         raise ValueError(f"has {texts.shown(unknown[0])}, which is none of {', '.join(_FIELDS)}")

@@ -112,14 +112,3 @@ def test_another_vocabulary_of_the_same_size_is_refused(trained, tmp_path, capfd
     assert path.read_bytes() != content and len(path.read_bytes()) == len(content)
     assert runs.here(["infer", f"--model_dir={folder}", "--prompt=Where is John?"]) == 2
     assert f"{path}: is not the vocabulary that the run was trained with" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY cut"])
-def test_keys_that_are_cut_are_encoded_anew(damage, trained, tmp_path, capfd):
-    folder = tmp_path / "run"
-    shutil.copytree(trained[0], folder)
-    keys = folder / "memory" / "keys.npy"
-    keys.unlink() if damage is None else keys.write_bytes(damage)
-    given = ["infer", f"--model_dir={folder}", "--prompt=John went to the office. Where is John?", "--gin.MESH_MODEL=4"]
-    assert runs.here([*given, "--gin.MESH_DATA=2"]) == 0, capfd.readouterr().err
-    assert "retrieved (key" in capfd.readouterr().out

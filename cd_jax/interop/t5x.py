@@ -18,10 +18,10 @@ from t5x.examples.t5 import network
 from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.feed import converter
-from cd_jax.rundir import files
+from cd_jax.rundir import attempts
+from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.source import ExampleMixture, ExampleTask, is_ours
-from cd_jax.update import store
 
 Batch = Mapping[str, jax.Array]
 
@@ -156,7 +156,7 @@ def register(
         joins.append(_join("update", said, _draw, loaded))
         features["update"] = seqio.Feature(loaded, add_eos=False)
     if retrieved:
-        found = dict(itertools.chain.from_iterable(map(_read_retrieved, retrieved)))
+        found = dict(itertools.chain.from_iterable(_read_retrieved(path).items() for path in retrieved))
         shape = [max(map(len, found.values())), None]
         joins.append(_join("memory", found, lambda own, seed: own.to_tensor(shape=shape), loaded))
         features["memory"] = seqio.Feature(loaded, add_eos=False, rank=2)
@@ -209,19 +209,11 @@ def _draw(own: tf.RaggedTensor, seed: tf.Tensor) -> tf.Tensor:
     return own[tf.random.stateless_uniform([], seed, maxval=own.nrows(tf.int32), dtype=tf.int32)]
 
 
-def _read_retrieved(path: str) -> list[tuple[str, list[str]]]:
-    mend = "bind register.retrieved to a file of `cd_jax infer`"
-    found = files.read_json_lines(path, _retrieved, "a line of such a file", mend)
-    if not any(passages for _, passages in found):
+def _read_retrieved(path: str) -> dict[str, list[str]]:
+    found = attempts.read_retrieved(path, "bind register.retrieved to a file of `cd_jax infer`")
+    if not any(found.values()):
         raise RequestError(f"{path}: nothing was retrieved; bind register.retrieved to inferences of cd_memory")
     return found
-
-
-def _retrieved(row: files.Json) -> tuple[str, list[str]]:
-    texts = [passage["update"] for passage in row["retrieved"]]
-    if not all(isinstance(text, str) for text in (row["example_id"], *texts)):
-        raise TypeError("an id or an update is no text")
-    return row["example_id"], texts
 
 
 register()

@@ -18,11 +18,11 @@ from cd_jax.learning.agent import Agent
 from cd_jax.learning.student import Settings, Student
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config
+from cd_jax.rundir import updates as store
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.catalogue import Catalogue
 from cd_jax.types import Update
-from cd_jax.update import store
 
 VOCABULARY = "vocabulary.model"
 
@@ -84,7 +84,7 @@ def distilled_files(directory: str | pathlib.Path, agent: Agent) -> tuple[pathli
         raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
     if agent.update is None:
         return path, {}
-    grouped = store.read_grouped(directory / "updates.jsonl")
+    grouped = store.read_grouped(directory / store.NAME)
     return path, {name: first for name, group in grouped.items() if (first := [u for u in group if not u.round])}
 
 

@@ -12,10 +12,10 @@ from cd_jax.feed import formats
 from cd_jax.learning import attempting
 from cd_jax.learning.compose import VOCABULARY, catalogue
 from cd_jax.learning.progress import ProgressLine
-from cd_jax.rundir import files, interrupt, lock
+from cd_jax.rundir import exhausted, files, interrupt, lock
+from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Attempt, Example, Update
-from cd_jax.update import exhausted, store
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import UpdatePolicy
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -67,7 +67,7 @@ def distill(
                 tasks.examples(name, split)
         shown = attempting.read(pathlib.Path(attempts), examples) if attempts else {}
         wanted = sources.vocabulary(vocabulary) if vocabulary else None  # For its errors, before a teacher is paid.
-        path, kept = pathlib.Path(model_dir) / "updates.jsonl", pathlib.Path(model_dir) / VOCABULARY
+        path, kept = pathlib.Path(model_dir) / store.NAME, pathlib.Path(model_dir) / VOCABULARY
         done = store.read_grouped(path) if path.exists() else {}
         policy = Explanations(teacher, num_updates, seed) if teacher else None
         _check_same(path, examples, done, policy)

@@ -18,6 +18,7 @@ from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import attempting, compose
 from cd_jax.learning.loop import memory_of
 from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.rundir import attempts as attempts_file
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.decoding import Decoding
@@ -77,7 +78,7 @@ class TrainedRun:
         self.round = last if self._asked is None else self._asked
         held = self.directory / "memory" if self.round == last else memory_of(self.directory, self.round)
         self.student = compose.make_student(
-            compose.make_agent(self.agent), self._vocabulary, lambda mesh: EpisodicMemory.load(held, False, mesh=mesh)
+            compose.make_agent(self.agent), self._vocabulary, lambda mesh: EpisodicMemory.load(held, mesh=mesh)
         )
         if self.student.memory:
             self.student.memory.check_enough()
@@ -93,7 +94,7 @@ class TrainedRun:
         feed = self.student.eval_feed(asked)
         self.truncated = feed.truncated
         attempts = self.student.attempt(self.params, feed, between=interrupt.check)
-        attempting.write(self.inference_file(task, split), attempts)
+        attempts_file.write(self.inference_file(task, split), attempts)
         return attempts
 
     def setting(self) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from cd_jax.learning.attempting import Attempts
 from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.student import Student
 from cd_jax.learning.trainer import Trainer
-from cd_jax.rundir import files, interrupt
+from cd_jax.rundir import attempts as attempts_file
+from cd_jax.rundir import files, interrupt, results
+from cd_jax.rundir import updates as store
 from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import TrainState
 from cd_jax.types import Lesson, Update
@@ -92,7 +94,7 @@ class SelfLearning:
             method, chosen = _drawn(rounds), rows[: rounds.examples].astype(np.int32)
             seed = int(np.random.default_rng((self._seed, number, 6)).integers(2**31))
             made = self._student.attempt_some(state.params, feed, chosen, method, seed, interrupt.check)
-            attempting.write(path, made)
+            attempts_file.write(path, made)
             right = np.mean([attempt.correct for attempt in made])
             print(f"[{ledger.name}] round {number}: {len(made)} attempts, {right:.3f} of them right", flush=True)
         attempts = attempting.read(path, self._source.examples)
@@ -105,7 +107,7 @@ class SelfLearning:
         if number == 0 or self._agent.update is None:
             self._told |= {"written": len(updates) if number == 0 else 0}
             return updates
-        path = self._ledger.directory / "updates.jsonl"
+        path = self._ledger.directory / store.NAME
         examples = [one for one in self._source.examples if one.example_id in attempts]
         there = distillation.extend(path, self._agent.update(), examples, attempts, number, updates)
         fresh = [one for one in there if one.round == number]
@@ -126,7 +128,7 @@ class SelfLearning:
 
     def _keep_memory(self, number: int) -> None:
         """Keeps the memory of a round that has ended, for the evaluation of its parameters."""
-        entries = self._ledger.directory / "memory" / "entries.jsonl"
+        entries = self._ledger.directory / results.MEMORY / results.ENTRIES
         if entries.is_file():
             files.write_bytes(memory_of(self._ledger.directory, number) / entries.name, entries.read_bytes())
 
@@ -160,7 +162,7 @@ class SelfLearning:
 
 def memory_of(model_dir: pathlib.Path, number: int) -> pathlib.Path:
     """The folder with the memory of a round that was followed by others."""
-    return model_dir / "memory" / f"round{number}"
+    return model_dir / results.MEMORY / f"round{number}"
 
 
 def _drawn(rounds: Rounds) -> Decoding:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import itertools
-import json
-import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
+from etils import epath
 
-from cd_jax.errors import RequestError
-from cd_jax.rundir import files
+from cd_jax.rundir import files, journal, results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Entry:
     task: str = ""
     answer: str = ""
     teacher: str = ""
-    sample: int = 0
-    score: float | None = None
+    sample: journal.Count = 0
+    score: journal.Share | None = None
     also: tuple[str, ...] = ()
     other_owners: tuple[str, ...] = ()
-    round: int = 0
+    round: journal.Count = 0
 
     @property
     def owner(self) -> str:
@@ -109,57 +109,46 @@ class Line:
     added: int
 
 
-def write_lines(directory: pathlib.Path, lines: Iterable[Line]) -> None:
+def _with_default(field: dataclasses.Field) -> tuple[Any, ...]:
+    there_is_none = field.default is dataclasses.MISSING
+    return (field.name, field.type) if there_is_none else (field.name, field.type, field.default)
+
+
+# A field that is not known is refused: it may be a damaged one, whose value would be lost. Older lines count nothing.
+_Record = msgspec.defstruct(
+    "_Record",
+    [
+        *map(_with_default, dataclasses.fields(Entry)),
+        ("used", journal.Count, 0),
+        ("added", journal.Count | None, None),
+    ],
+    forbid_unknown_fields=True,
+)
+
+
+def write_lines(directory: files.Path, lines: Iterable[Line]) -> None:
     """Writes `entries.jsonl`."""
-    # ASCII escapes: neither a lone surrogate nor one of Unicode's line ends may break the file.
-    texts = (json.dumps(vars(line.entry) | {"used": line.used, "added": line.added}) + "\n" for line in lines)
-    files.write_bytes(directory / "entries.jsonl", "".join(texts).encode("ascii"))
+    records = (vars(line.entry) | {"used": line.used, "added": line.added} for line in lines)
+    journal.write(epath.Path(directory) / results.ENTRIES, records)
 
 
-def read_lines(directory: pathlib.Path) -> list[Line]:
+def read_lines(directory: files.Path) -> list[Line]:
     """Reads `entries.jsonl`.
 
     Raises:
-      RequestError: there is none, or a line of it is malformed.
+      RequestError: there is none, a line of it is malformed, or two are the same entry.
     """
-    path = directory / "entries.jsonl"
-    if not path.is_file():
-        raise RequestError(f"{path}: no such memory; `cd_jax train` writes it")
-    number = itertools.count()
     mend = "restore the file, or train into another --model_dir"
-    lines = files.read_json_lines(path, lambda fields: _parse(fields, next(number)), "an entry of a memory", mend)
-    contents = [line.entry.content for line in lines]
-    if len(set(contents)) < len(contents):
-        raise RequestError(f"{path}: holds an entry twice; {mend}")
-    return lines
+    numbers, contents = itertools.count(), set()
 
+    def line(record: Any) -> Line:
+        fields, number = msgspec.structs.asdict(record), next(numbers)
+        used, added = fields.pop("used"), fields.pop("added")
+        entry = Entry(**fields)
+        if entry.content in contents:
+            raise ValueError("the same prompt and update stand in a line before")
+        contents.add(entry.content)
+        return Line(entry, used, number if added is None else added)
 
-# Of JSON, by field; all others are texts.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "sample": (int,),
-    "round": (int,),
-    "score": (float, int, type(None)),
-    "also": (tuple,),
-    "other_owners": (tuple,),
-    "used": (int,),
-    "added": (int,),
-}
-_MOST = {"sample": 2**31 - 1, "round": 2**31 - 1, "used": 2**31 - 1, "added": 2**31 - 1, "score": 1}
-
-
-def _parse(fields: files.Json, number: int) -> Line:
-    fields = {name: _as_field(name, value) for name, value in fields.items()}
-    # Lines of older files count nothing.
-    used, added = fields.pop("used", 0), fields.pop("added", number)
-    return Line(Entry(**fields), used, added)
-
-
-def _as_field(name: str, value):
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        value = tuple(value)
-    # Not isinstance: JSON's true is no number.
-    if type(value) not in _KINDS.get(name, (str,)):
-        raise TypeError(f"{name!r} is {json.dumps(value)[:40]}")
-    if name in _MOST and value is not None and not 0 <= value <= _MOST[name]:
-        raise ValueError(f"{name!r} is {value}, which is not in 0..{_MOST[name]}")
-    return value
+    path = epath.Path(directory) / results.ENTRIES
+    return journal.read(path, _Record, line, "an entry of a memory", mend, "`cd_jax train` writes it")

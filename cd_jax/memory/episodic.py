@@ -1,8 +1,6 @@
 """The episodic memory (arXiv 2212.11353, section 3): updates, found by the contexts that they came from."""
 
 import functools
-import io
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -327,47 +325,30 @@ class EpisodicMemory:
 
     # Files
 
-    def save(self, directory: str | pathlib.Path) -> None:
-        """Writes `entries.jsonl` and `keys.npy`, of the rows that hold an entry; see `load`."""
-        directory = pathlib.Path(directory)
-        rows, used = self.rows(), self.used
-        lines = ((self.entries[row], int(used[row]), int(self._added[row])) for row in rows)
+    def save(self, directory: files.Path) -> None:
+        """Writes `entries.jsonl`, of the rows that hold an entry. Keys go with the parameters, and are not kept."""
+        used = self.used
+        lines = ((self.entries[row], int(used[row]), int(self._added[row])) for row in self.rows())
         write_lines(directory, [Line(entry, used, added) for entry, used, added in lines if entry])
-        keys = np.zeros((self.capacity, 0), np.float32) if self.keys is None else np.asarray(self.keys)
-        # An entry that has no key yet: no numbers.
-        content = io.BytesIO()
-        np.save(content, np.where(self._keyed[rows, None], keys[rows], np.float32(np.nan)))
-        files.write_bytes(directory / "keys.npy", content.getvalue())
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path, read_keys: bool = True, **settings: Any) -> "EpisodicMemory":
-        """A saved memory; its entries stand in the first rows.
+    def load(cls, directory: files.Path, **settings: Any) -> "EpisodicMemory":
+        """A saved memory; its entries stand in the first rows, and are found once `write` has given them keys.
 
         Args:
           directory: of `save`.
-          read_keys: False for a memory whose keys are to be encoded anew; then nothing is found before `write`.
           **settings: of `EpisodicMemory`.
 
         Raises:
-          RequestError: there is none, a line of it is malformed, its keys are damaged where they are to be read, or it
-            has more entries than `capacity`.
+          RequestError: there is none, a line of it is malformed, or it has more entries than `capacity`.
         """
-        directory = pathlib.Path(directory)
         lines, memory = read_lines(directory), cls(**settings)
         if len(lines) > memory.capacity:
             raise RequestError(
                 f"EpisodicMemory.capacity={memory.capacity} has no room for the {len(lines)} updates of {directory}; "
                 f"bind it to {len(lines)} or more"
             )
-        rows = memory.add([line.entry for line in lines])
-        memory._take_counts(rows, lines)
-        saved = _read_keys(directory / "keys.npy", len(lines)) if read_keys else np.zeros((len(lines), 0))
-        if saved.shape[1]:
-            keys = np.zeros((memory.capacity, saved.shape[1]), np.float32)
-            keys[rows] = saved
-            keyed = np.zeros(memory.capacity, bool)
-            keyed[rows] = np.isfinite(saved).all(-1)
-            memory._write(keys, keyed)
+        memory._take_counts(memory.add([line.entry for line in lines]), lines)
         return memory
 
     def _take_counts(self, rows: np.ndarray, lines: list[Line]) -> None:
@@ -376,14 +357,6 @@ class EpisodicMemory:
         self.set_used(used)
         self._added[rows] = [line.added for line in lines]
         self._additions = max((line.added + 1 for line in lines), default=0)
-
-
-def _read_keys(path: pathlib.Path, rows: int) -> np.ndarray:
-    mend = "encode the keys of its entries anew"
-    keys = files.read_array(path, mend)
-    if keys.ndim != 2 or len(keys) != rows or keys.dtype != np.float32:
-        raise RequestError(f"{path}: is not of the {rows} updates beside it; {mend}")
-    return keys
 
 
 def _check(capacity: int, num_queries: int, num_axes: int, evict: str, train_retrieval: str) -> None:

@@ -1,16 +1,16 @@
 """The report of an experiment: one HTML file that needs nothing beside it."""
 
 import functools
-import os
 import pathlib
 from typing import Any
 
 import jinja2
 import markupsafe
+from etils import epath
 
 from cd_jax.report import breakdown, examples, memory, plots, table
 from cd_jax.report.examples import Run
-from cd_jax.rundir import files
+from cd_jax.rundir import files, journal
 from cd_jax.rundir import results as results_lib
 
 REPORT = "report.html"
@@ -20,7 +20,7 @@ _EXAMPLES_PER_TASK = 4
 Json = dict[str, Any]
 
 
-def write(directory: str | os.PathLike[str]) -> pathlib.Path:
+def write(directory: files.Path) -> epath.Path:
     """Writes the page about an experiment.
 
     Args:
@@ -33,12 +33,12 @@ def write(directory: str | os.PathLike[str]) -> pathlib.Path:
       RequestError: there is no results.json, or one is wrong.
       RunError: the page cannot be written.
     """
-    directory = pathlib.Path(directory)
-    results = results_lib.merge(directory)
-    runs, absent = _read_runs(directory)
-    absent += [f"{folder.name}: no {results_lib.RESULTS}" for folder in results_lib.unfinished_dirs(directory)]
-    path = directory / REPORT
-    files.write_text(path, _render(directory.resolve().name, results, runs, absent))
+    whole = epath.Path(directory)
+    results = results_lib.merge(whole)
+    runs, absent = _read_runs(whole)
+    absent += [f"{folder.name}: no {results_lib.RESULTS}" for folder in results_lib.unfinished_dirs(whole)]
+    path = whole / REPORT
+    files.write_text(path, _render(whole.resolve().name, results, runs, absent))
     return path
 
 
@@ -80,7 +80,7 @@ def _curves(runs: list[Run], metric: str, label: str, palette: dict[str, str], l
     return plots.learning_curves(curves, label, palette, logarithmic)
 
 
-def _read_runs(directory: pathlib.Path) -> tuple[list[Run], list[str]]:
+def _read_runs(directory: epath.Path) -> tuple[list[Run], list[str]]:
     """The runs of an experiment, and a line about each thing that one would expect and that is not there."""
     runs: list[Run] = []
     absent: list[str] = []
@@ -94,7 +94,7 @@ def _read_runs(directory: pathlib.Path) -> tuple[list[Run], list[str]]:
     return sorted(runs, key=lambda run: (results_lib.agent_order(run.agent), run.seed)), absent
 
 
-def _read_run(folder: pathlib.Path, record: Json, absent: list[str]) -> Run:
+def _read_run(folder: epath.Path, record: Json, absent: list[str]) -> Run:
     metrics: list[Json] = []
     if (folder / results_lib.METRICS).is_file():
         metrics = _read(folder / results_lib.METRICS, absent)
@@ -112,8 +112,8 @@ def _read_run(folder: pathlib.Path, record: Json, absent: list[str]) -> Run:
     return Run(record["agent"], record["seed"], metrics, inference, held)
 
 
-def _read(path: pathlib.Path, absent: list[str]) -> list[Json]:
-    objects, skipped = results_lib.read_lines(path)
+def _read(path: epath.Path, absent: list[str]) -> list[Json]:
+    objects, skipped = journal.read_tolerantly(path)
     if skipped:
         absent.append(f"{path.parent.name}/{path.name}: {skipped} incomplete line(s) passed over")
     return objects

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import math
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cd_jax.errors import RequestError, RunError
+from cd_jax.rundir import files
 from cd_jax.solver.solver import TrainState
 
 Read = TypeVar("Read")
@@ -85,14 +86,14 @@ class Progress:
 class Checkpoints:
     """`model_dir/checkpoints/<step>`: the latest and the best by validation error."""
 
-    def __init__(self, model_dir: str | pathlib.Path, read_only: bool = False):
+    def __init__(self, model_dir: files.Path, read_only: bool = False):
         """Opens them; nothing is written before the first save.
 
         Args:
           model_dir: of the run.
           read_only: for evaluation, which must work beside a run that is still training.
         """
-        self._directory = pathlib.Path(model_dir).absolute() / "checkpoints"
+        self._directory = files.located(model_dir) / "checkpoints"
         self._read_only = read_only
         self._manager: ocp.CheckpointManager | None = None
         self._seen = self._steps_there()
@@ -124,7 +125,7 @@ class Checkpoints:
         return self._steps_there() != self._seen
 
     def _steps_there(self) -> set[str]:
-        return {path.name for path in self._directory.glob("*") if path.name.isdecimal()}
+        return {path.name for path in _within(self._directory) if path.name.isdecimal()}
 
     def _newest_first(self) -> list[int]:
         return sorted(self._manager.all_steps(), reverse=True) if self._manager else []
@@ -137,7 +138,7 @@ class Checkpoints:
           RequestError: there is no checkpoint, or none that can be read.
         """
         if self.latest_step() is None:
-            runs = sorted(path.parent.name for path in self._directory.parent.glob("*/checkpoints"))
+            runs = sorted(path.name for path in _within(self._directory.parent) if (path / "checkpoints").is_dir())
             mend = (
                 f"give one of its runs: {', '.join(runs)}" if runs else "run `cd_jax train` with this --model_dir first"
             )
@@ -361,6 +362,11 @@ class _BestOfEachRound:
                 best[number] = min(best.get(number, rank), rank)
         kept = set(best.values())
         return [one.metrics is None or (one.metrics["error"], one.metrics["step"]) in kept for one in checkpoints]
+
+
+def _within(folder: epath.Path) -> Iterator[epath.Path]:
+    # Not `glob`, to which a bracket in the folder's own name is a pattern.
+    return folder.iterdir() if folder.is_dir() else iter(())
 
 
 def _parsed(found: dict[str, Any]) -> Progress:

@@ -10,20 +10,30 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from etils import epath
 
 from cd_jax.errors import RequestError, RunError
 
 Json = dict[str, Any]
 Path = str | os.PathLike[str]
-Parsed = TypeVar("Parsed")
 
 # What we write under is `.NAME.<32 hexadecimal digits>.tmp`: nobody else has such names.
 _TEMPORARY = f".{{}}.{'[0-9a-f]' * 32}.tmp"
 _FULL = "free some space or name another folder, then try again"
+
+
+def located(path: Path) -> epath.Path:
+    """The path, absolute; a remote one keeps its `gs://`, of which pathlib makes `gs:/`."""
+    return epath.Path(path if is_remote(path) else pathlib.Path(path).absolute())
+
+
+def is_remote(path: Path) -> bool:
+    """Whether it is no path of this machine's: there are neither locks nor renames there, and no half-written files."""
+    return "://" in os.fspath(path)
 
 
 # Reading
@@ -80,12 +90,12 @@ def read_bytes(path: Path, mend: str) -> bytes:
       RequestError: it cannot be read.
     """
     try:
-        return pathlib.Path(path).read_bytes()
+        return epath.Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RequestError(f"{path}: no such file; {mend}") from error
     except (OSError, ValueError) as error:
         # A ValueError: the name holds a null.
-        raise RequestError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {mend}") from error
+        raise RequestError(f"{path}: cannot be read ({said(error)}); {mend}") from error
 
 
 def read_text(path: Path, mend: str) -> str:
@@ -96,46 +106,26 @@ def read_text(path: Path, mend: str) -> str:
         raise RequestError(f"{path}: not text in UTF-8 (byte {error.start}); {mend}") from error
 
 
-def read_json(path: Path, mend: str) -> Json:
+def read_json(path: Path, mend: str, kind: type = dict, absent: str = "") -> Any:
     """The JSON object in a file.
 
+    Args:
+      path: of the file.
+      mend: what to do about it where it holds something else.
+      kind: `list` for an array instead.
+      absent: what to do where it cannot be read; empty for the same.
+
     Raises:
-      RequestError: the file cannot be read, or holds something else; one line that ends in `mend`.
+      RequestError: the file cannot be read, or holds something else; one line that ends in the mend.
     """
-    content = read_bytes(path, mend).removeprefix(b"\xef\xbb\xbf")
+    content = read_bytes(path, absent or mend).removeprefix(b"\xef\xbb\xbf")
     try:
         found = parse_json(content)
     except ValueError as error:
         raise RequestError(f"{path}: {error}; {mend}") from error
-    if not isinstance(found, dict):
-        raise RequestError(f"{path}: not a JSON object; {mend}")
+    if not isinstance(found, kind):
+        raise RequestError(f"{path}: not a JSON {'array' if kind is list else 'object'}; {mend}")
     return found
-
-
-def read_json_lines(path: Path, parse: Callable[[Json], Parsed], what: str, mend: str) -> list[Parsed]:
-    """What `parse` makes of each line, a JSON object; empty lines are passed over.
-
-    Args:
-      path: of the file.
-      parse: raises ValueError, TypeError or KeyError for an object that is none of its kind.
-      what: a line is, such as `an update`.
-      mend: what to do about a line that is not.
-
-    Raises:
-      RequestError: the file cannot be read, or a line is malformed; names the line.
-    """
-    parsed = []
-    # As bytes: only b"\n" ends a line here, and text that is not UTF-8 is reported with its line.
-    for number, line in enumerate(read_bytes(path, mend).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            parsed.append(parse(json_object(line)))
-        except (ValueError, TypeError, KeyError) as error:
-            # In one line, also where Python quotes a name with a separator of lines in it.
-            said = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise RequestError(f"{path}:{number}: not {what} ({said}); {mend}") from error
-    return parsed
 
 
 def json_object(line: bytes | str) -> Json:
@@ -144,22 +134,6 @@ def json_object(line: bytes | str) -> Json:
     if not isinstance(found, dict):
         raise ValueError("not a JSON object")
     return found
-
-
-def read_array(path: Path, mend: str) -> np.ndarray:
-    """The array in a `.npy` file; never one of Python objects.
-
-    Raises:
-      RequestError: it cannot be read, is cut, or is no array; one line that ends in `mend`.
-    """
-    try:
-        # Mapped first: a damaged header must not make us ask for memory that the file cannot fill.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except FileNotFoundError as error:
-        raise RequestError(f"{path}: no such file; {mend}") from error
-    except Exception as error:  # Its header is a Python expression, so that anything may be raised.
-        said = " ".join(str(error).split())[:100] or type(error).__name__
-        raise RequestError(f"{path}: cannot be read as an array ({said}); {mend}") from error
 
 
 # Writing
@@ -171,17 +145,36 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       RunError: it cannot be written, e.g. because the disk is full; what stood there before is kept.
     """
-    path = pathlib.Path(path)
+    target = epath.Path(path)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_remote(target):
+            target.write_bytes(content)
+        else:
+            _replace(target, content)
+
+
+def _replace(path: epath.Path, content: bytes) -> None:
+    with _temporary(path) as temporary:
+        with open(temporary, "r+b") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # Some file systems report a full disk only here.
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises RunError, which names the path and the mend, where the block raises an OSError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
-            with open(temporary, "r+b") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # Some file systems report a full disk only here.
-            os.replace(temporary, path)
+        yield
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
+        raise RunError(f"{path}: cannot be written ({said(error)}); {_FULL}") from error
+
+
+def said(error: Exception) -> str:
+    """What the system, or a remote one, said."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -191,9 +184,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_text_where_changed(path: Path, text: str) -> None:
     """As `write_text`; a file that says so already is left alone."""
-    path = pathlib.Path(path)
-    if not path.is_file() or path.read_bytes() != text.encode("utf-8", "backslashreplace"):
-        write_text(path, text)
+    there = epath.Path(path)
+    if not there.is_file() or there.read_bytes() != text.encode("utf-8", "backslashreplace"):
+        write_text(there, text)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -202,7 +195,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def _temporary(path: epath.Path) -> Iterator[epath.Path]:
     """An empty file beside `path`, locked while its writer lives, so that `clean_up` knows the dead."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -218,37 +211,38 @@ def _temporary(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[pathlib.Path]:
+def new_folder(path: Path) -> Iterator[epath.Path]:
     """A folder that appears at `path` in one piece when the block ends, and not at all where it fails.
 
     What is there already goes away in the same moment; whoever must not lose it looks before. What an earlier call for
-    the same folder left when it was killed goes, too.
+    the same folder left when it was killed goes, too. A remote one is written in its place, file by file.
 
     Raises:
       RunError: it cannot be written.
     """
-    path = pathlib.Path(path).resolve()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    if is_remote(path):
+        with writing(path):
+            yield epath.Path(path)
+        return
+    target = epath.Path(pathlib.Path(path).resolve())
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
         temporary.mkdir()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
     with _locked_folder(temporary):
-        for left in path.parent.glob(_TEMPORARY.format(glob.escape(path.name))):
+        for left in pathlib.Path(target.parent).glob(_TEMPORARY.format(glob.escape(target.name))):
             with contextlib.suppress(OSError):
                 _remove_if_dead(left)
         try:
-            yield temporary
-            _put_in_place(temporary, path)
-        except OSError as error:
-            raise RunError(f"{path}: cannot be written ({error.strerror}); {_FULL}") from error
+            with writing(target):
+                yield temporary
+                _put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
+def _locked_folder(folder: epath.Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -258,7 +252,7 @@ def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
+def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
     if not path.exists():
         os.replace(temporary, path)
         return
@@ -270,6 +264,8 @@ def _put_in_place(temporary: pathlib.Path, path: pathlib.Path) -> None:
 
 def clean_up(directory: Path) -> None:
     """Removes what writers left anywhere in `directory` when they were killed; what a living one writes stays."""
+    if is_remote(directory):
+        return  # Nothing is written under another name there.
     # os.walk passes over folders that another process removes meanwhile, as rglob does not.
     found = [pathlib.Path(folder, name) for folder, *names in os.walk(directory) for name in itertools.chain(*names)]
     for left in fnmatch.filter(map(str, found), f"*/{_TEMPORARY.format('*')}"):

@@ -3,22 +3,23 @@
 import contextlib
 import fcntl
 import os
-import pathlib
 from collections.abc import Iterator
+
+from etils import epath
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.rundir import files
 
 NAME, TURN = ".lock", ".turn"
 # Of this process: a verb that runs another one on the same folder holds its lock already.
-_held: dict[pathlib.Path, int] = {}
+_held: dict[epath.Path, int] = {}
 
 
 @contextlib.contextmanager
 def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
     """Holds the folder's lock; makes the folder where it is missing, and clears what dead writers left in it.
 
-    Readers (`eval`, `infer`, `report`, `export`) take none.
+    Readers (`eval`, `infer`, `report`, `export`) take none. A remote folder has none: its objects are written whole.
 
     Args:
       directory: what is written to.
@@ -28,8 +29,8 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
       RequestError: another process holds it.
       RunError: the folder cannot be written to.
     """
-    folder = pathlib.Path(directory).absolute()
-    if folder in _held:
+    folder = files.located(directory)
+    if folder in _held or files.is_remote(folder):
         yield
         return
     existed = folder.is_dir()
@@ -43,19 +44,22 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             (folder / NAME).unlink()
             if not existed:
-                # Refused before anything was written: nothing is left.
-                folder.rmdir()
+                # Refused before anything was written: nothing is left. Not epath's, which removes what is in it, too.
+                os.rmdir(folder)
         os.close(descriptor)
 
 
 @contextlib.contextmanager
 def in_turn(directory: str | os.PathLike[str]) -> Iterator[None]:
-    """Waits until nobody else is in such a block of the folder: for files that several commands add to.
+    """Waits until nobody else is in such a block of a local folder: for files that several commands add to.
 
     Raises:
       RunError: the folder cannot be written to.
     """
-    folder = pathlib.Path(directory).absolute()
+    folder = files.located(directory)
+    if files.is_remote(folder):
+        yield
+        return
     descriptor = _acquire(folder, "", TURN, fcntl.LOCK_EX)
     try:
         yield
@@ -65,7 +69,7 @@ def in_turn(directory: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(folder: pathlib.Path, verb: str, name: str = NAME, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+def _acquire(folder: epath.Path, verb: str, name: str = NAME, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
     path = folder / name
     while True:
         try:
@@ -92,7 +96,7 @@ def _acquire(folder: pathlib.Path, verb: str, name: str = NAME, how: int = fcntl
         os.close(descriptor)
 
 
-def _is_current(path: pathlib.Path, descriptor: int) -> bool:
+def _is_current(path: epath.Path, descriptor: int) -> bool:
     """Whether the file that was locked is still the one that others will find."""
     try:
         there, held = os.stat(path), os.fstat(descriptor)

@@ -7,9 +7,10 @@ logs some steps twice: both are expected here.
 
 import math
 import os
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from etils import epath
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import files
@@ -31,7 +32,7 @@ def agent_order(agent: str) -> tuple[int, str]:
     return (AGENTS.index(agent) if agent in AGENTS else len(AGENTS), agent)
 
 
-def run_dirs(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+def run_dirs(directory: str | os.PathLike[str]) -> list[epath.Path]:
     """The folders of an experiment's finished runs.
 
     Args:
@@ -44,22 +45,22 @@ def run_dirs(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
     Raises:
       RequestError: there is no results.json in the directory nor in its sub-folders.
     """
-    directory = pathlib.Path(directory)
-    found = [folder for folder in _folders(directory) if (folder / RESULTS).is_file()]
+    whole = epath.Path(directory)
+    found = [folder for folder in _folders(whole) if (folder / RESULTS).is_file()]
     if found:
         return found
-    if (directory / RESULTS).is_file():
-        return [directory]
+    if (whole / RESULTS).is_file():
+        return [whole]
     raise RequestError(f"{directory}: no {RESULTS} here or in its sub-folders; name the folder of a finished run")
 
 
-def unfinished_dirs(directory: str | os.PathLike[str]) -> list[pathlib.Path]:
+def unfinished_dirs(directory: str | os.PathLike[str]) -> list[epath.Path]:
     """The sub-folders that look like runs (they hold metrics) but have no results.json yet."""
-    folders = _folders(pathlib.Path(directory))
+    folders = _folders(epath.Path(directory))
     return [folder for folder in folders if (folder / METRICS).is_file() and not (folder / RESULTS).is_file()]
 
 
-def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
+def _folders(directory: epath.Path) -> list[epath.Path]:
     if not directory.is_dir():
         raise RequestError(f"{directory}: no such folder; name a model_dir or a folder of them")
     try:
@@ -68,7 +69,7 @@ def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
         raise RequestError(f"{directory}: cannot be listed ({error.strerror}); check its permissions") from error
 
 
-def _folder_order(path: pathlib.Path) -> tuple:
+def _folder_order(path: epath.Path) -> tuple:
     agent, _, seed = path.name.rpartition("-seed")
     return (*agent_order(agent), int(seed) if seed.isdecimal() else 0, path.name)
 
@@ -79,7 +80,7 @@ def read_results(run_dir: str | os.PathLike[str]) -> Json:
     Raises:
       RequestError: the file cannot be read, is not valid JSON, or is not a results.json.
     """
-    path = pathlib.Path(run_dir) / RESULTS
+    path = epath.Path(run_dir) / RESULTS
     found = files.read_json(path, _MEND)
     problem = _problem(found)
     if problem:
@@ -210,7 +211,7 @@ def merge(directory: str | os.PathLike[str]) -> Json:
     """
     metas: list[Json] = []
     runs: list[Json] = []
-    seen: dict[tuple, pathlib.Path] = {}
+    seen: dict[tuple, epath.Path] = {}
     for folder in run_dirs(directory):
         found = read_results(folder)
         metas.append(found.get("meta", {}))
@@ -237,25 +238,6 @@ def _combine(values: list[Any]) -> Any:
     return ", ".join(map(str, distinct)) if len(distinct) > 1 else next(iter(distinct), None)
 
 
-def read_lines(path: pathlib.Path) -> tuple[list[Json], int]:
-    """The objects of a file with one JSON object a line.
-
-    Returns:
-      The objects, and the number of lines that hold none. A killed run cuts its last line, also within a character,
-      and a resumed one may go on in the middle of it, so such lines are passed over wherever they stand.
-
-    Raises:
-      RequestError: the file cannot be read.
-    """
-    objects, skipped = [], 0
-    for line in filter(bytes.strip, files.read_bytes(path, "check its permissions").split(b"\n")):
-        try:
-            objects.append(files.json_object(line))
-        except ValueError:
-            skipped += 1
-    return objects, skipped
-
-
 def series(metrics: Iterable[Json], name: str) -> list[tuple[int, float]]:
     """The finite values of one metric as (step, value), by step.
 
@@ -280,11 +262,13 @@ def figure(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def inference_files(run_dir: pathlib.Path) -> dict[str, pathlib.Path]:
+def inference_files(run_dir: epath.Path) -> dict[str, epath.Path]:
     """The newest file of decoded examples for each task, `inference/<task>-<step>.jsonl`, by task."""
-    newest: dict[str, tuple[int, pathlib.Path]] = {}
-    for path in sorted((run_dir / INFERENCE).glob("*-*.jsonl")):
+    newest: dict[str, tuple[int, epath.Path]] = {}
+    folder = run_dir / INFERENCE
+    # Not `glob`, to which a bracket in the folder's own name is a pattern.
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         task, _, step = path.stem.rpartition("-")
-        if step.isdecimal() and int(step) >= newest.get(task, (-1, path))[0]:
+        if path.suffix == ".jsonl" and step.isdecimal() and int(step) >= newest.get(task, (-1, path))[0]:
             newest[task] = (int(step), path)
     return {task: path for task, (_, path) in newest.items()}

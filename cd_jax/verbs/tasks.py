@@ -15,13 +15,13 @@ from cd_jax.feed.converter import PassagesFeatureConverter
 from cd_jax.feed.tokens import tokenised
 from cd_jax.learning.compose import catalogue
 from cd_jax.rundir import files
+from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.babi import archive, format
 from cd_jax.tasks.babi.story import Story
 from cd_jax.tasks.babi.worlds import generate, shifts
 from cd_jax.tasks.catalogue import Catalogue
 from cd_jax.types import Example
-from cd_jax.update import store
 from cd_jax.update.teachers.oracle import OracleTeacher
 
 
@@ -138,7 +138,7 @@ def _until(size: int, stories: Iterable[Story]) -> Iterator[Story]:
 
 
 def _updates(examples: list[Example], model_dir: str | None) -> list[list[str]]:
-    path = pathlib.Path(model_dir or "") / "updates.jsonl"
+    path = pathlib.Path(model_dir or "") / store.NAME
     said = store.read_grouped(path) if model_dir and path.is_file() else {}
     teacher = OracleTeacher()
     return [

@@ -11,14 +11,14 @@ What the release does, and what is made of it here:
 - Two statements of train.json stand there with either label, and three are in train.json and in test.json. They stay.
 """
 
-import json
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
 from cd_jax.errors import RequestError
+from cd_jax.rundir import files
 from cd_jax.tasks import texts
 from cd_jax.types import Example
 
@@ -39,44 +39,11 @@ _ID = re.compile(r"[^\s/]+")
 Row = dict[str, str]
 
 
-class _Twice(NamedTuple):
-    """Stands for an object of JSON in which a name stands twice, of which Python would keep the last."""
-
-    name: str
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
-    found: dict[str, Any] = {}
-    for name, value in members:
-        if name in found:
-            return _Twice(name)
-        found[name] = value
-    return found
-
-
 def _load(path: epath.Path, kind: type) -> Any:
     """The content of a JSON file whose top level is of `kind`, and not empty."""
-    try:
-        # No number is of use here; as floats, the very long ones do no harm.
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_object, parse_int=float)
-    except FileNotFoundError:
-        raise RequestError(f"{path}: no such file; {_MEND}") from None
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read ({error.strerror or error}); {_MEND}") from error
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{path}:{error.lineno}: invalid JSON ({error.msg}); {_RESTORE}") from error
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise RequestError(f"{path}:{number}: not UTF-8; {_RESTORE}") from error
-    except RecursionError:
-        raise RequestError(f"{path}: nested too deep; {_RESTORE}") from None
-    wanted = {list: "a list of statements", dict: "an object of pairs of ids"}[kind]
-    if isinstance(content, _Twice):
-        raise RequestError(f"{path}: {texts.shown(content.name)} stands there twice; remove one")
-    if not isinstance(content, kind):
-        raise RequestError(f"{path}: not {wanted}; {_RESTORE}")
+    content = files.read_json(path, _RESTORE, kind, _MEND)
     if not content:
-        raise RequestError(f"{path}: empty, not {wanted}; {_RESTORE}")
+        raise RequestError(f"{path}: empty; {_RESTORE}")
     return content
 
 
@@ -92,8 +59,7 @@ def _text(row: Row, key: str, where: str) -> str:
 def _row(row: Any, where: str, labelled: bool) -> Row:
     """What matters here of one statement, checked; `answer` is empty where there are no labels."""
     if not isinstance(row, dict):
-        twice = f"key {texts.shown(row.name)} stands there twice" if isinstance(row, _Twice) else "not an object"
-        raise RequestError(f"{where}: {twice}; {_RESTORE}")
+        raise RequestError(f"{where}: not an object; {_RESTORE}")
     if unknown := sorted(row.keys() - set(_KEYS)):
         raise RequestError(
             f"{where}: key {texts.shown(unknown[0])} is none of {', '.join(_KEYS)}; remove it or {_RESTORE}"

@@ -22,9 +22,9 @@ from cd_jax import tasks
 from cd_jax.errors import RequestError
 from cd_jax.interop import t5x as bridge
 from cd_jax.losses import cross_entropy
+from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
-from cd_jax.update import store
 
 CONFIG = network.T5Config(
     vocab_size=40,
@@ -270,7 +270,9 @@ def test_what_was_retrieved_becomes_passages(tmp_path):
     (tmp_path / "nothing.jsonl").write_text(json.dumps({"example_id": "1", "retrieved": []}) + "\n")
     with pytest.raises(RequestError, match=r"nothing\.jsonl: nothing was retrieved"):
         bridge.register(retrieved=[str(tmp_path / "nothing.jsonl")])
-    with pytest.raises(RequestError, match=r"absent\.jsonl: not a file of `cd_jax infer`"):
+    with pytest.raises(
+        RequestError, match=r"absent\.jsonl: no such file; bind register\.retrieved to a file of `cd_jax infer`"
+    ):
         bridge.register(retrieved=[str(tmp_path / "absent.jsonl")])
 
 

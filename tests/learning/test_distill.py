@@ -14,7 +14,6 @@ from cd_jax.learning import distillation as verb
 from cd_jax.learning.distillation import distill, read_attempts
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.update import store
 from cd_jax.update.teachers.teacher import Explanation
 
 SOURCE = "babi_qa2_low_data"

@@ -10,7 +10,7 @@ import pytest
 
 from cd_jax.errors import RequestError
 from cd_jax.report import examples, page, plots, table
-from cd_jax.rundir import files, results
+from cd_jax.rundir import files, journal, results
 
 SCORES = {
     "baseline": [(0.90, 0.41, 0.20), (0.88, 0.44, 0.25), (0.91, 0.39, 0.15)],
@@ -191,7 +191,7 @@ def test_cut_and_repeated_lines_of_metrics(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = ['{"step": 50, "loss": 2.0}', '{"step": 100, "lo{"step": 100, "loss": 1.5}', '{"step": 50, "loss": 1.0}']
     path.write_bytes("\n".join([*lines, '{"step": 150, "note": "é']).encode()[:-1])
-    found, skipped = results.read_lines(path)
+    found, skipped = journal.read_tolerantly(path)
     assert skipped == 2
     assert results.series(found, "loss") == [(50, 1.0)]
 

@@ -9,6 +9,7 @@ from test_report import SCORES, make_run
 
 from cd_jax.errors import RequestError
 from cd_jax.report import page, table
+from cd_jax.rundir import journal
 from cd_jax.rundir import results as results_lib
 from cd_jax.verbs import report
 
@@ -74,7 +75,7 @@ def outcome(folder, path, content) -> str:
 
 def drawn(folder) -> str:
     """What is drawn of the metrics."""
-    found, _ = results_lib.read_lines(folder / "cd_memory-seed0" / "metrics.jsonl")
+    found, _ = journal.read_tolerantly(folder / "cd_memory-seed0" / "metrics.jsonl")
     return str([results_lib.series(found, name) for name in ("loss", "validation_error")])
 
 

@@ -101,10 +101,10 @@ COUPLE = mutual(("id01", "id02"))
 @pytest.mark.parametrize(
     ("rows", "partners", "parts"),
     [
-        ('[\n{"id": "a",\n}]', {}, ["/dev.json:3: ", "invalid JSON"]),
-        (PAIR, '{\n\n"id01"}', ["/pair_id_dev.json:3: ", "invalid JSON"]),
-        ({}, {}, ["/dev.json: ", "a list of statements"]),
-        (PAIR, [], ["/pair_id_dev.json: ", "an object"]),
+        ('[\n{"id": "a",\n}]', {}, ["/dev.json: not JSON: ", " at line 3 column 1"]),
+        (PAIR, '{\n\n"id01"}', ["/pair_id_dev.json: not JSON: ", " at line 3 column 7"]),
+        ({}, {}, ["/dev.json: not a JSON array"]),
+        (PAIR, [], ["/pair_id_dev.json: not a JSON object"]),
         ([*PAIR, 3], COUPLE, ["statement 3", "not an object"]),
         ([PAIR[0], {"id": "b", "sent": "B."}], COUPLE, ["statement 2", "'label' is missing"]),
         ([PAIR[0], {"id": "b", "label": "True"}], COUPLE, ["statement 2", "'sent' is missing"]),
@@ -117,16 +117,16 @@ COUPLE = mutual(("id01", "id02"))
         (PAIR, {"id01": "id01"}, ["'id01' is paired with 'id01'"]),
         (PAIR, {"id01": ["id02"]}, ["'id01' is paired with ['id02']"]),
         ([row(1), row(2)], COUPLE, ["'id01' and 'id02' have the same label"]),
-        ([], COUPLE, ["/dev.json: empty", "a list of statements"]),
-        (PAIR, {}, ["/pair_id_dev.json: empty", "an object of pairs"]),
+        ([], COUPLE, ["/dev.json: empty"]),
+        (PAIR, {}, ["/pair_id_dev.json: empty"]),
         ([*PAIR, row(3)], COUPLE, ["/pair_id_dev.json: has no complement of 'id03', statement 3"]),
         (PAIR, mutual(("id03", "id04")), ["/pair_id_dev.json: pairs no two of the 2 statements"]),
         ([PAIR[0], row(2, "False", domain=3)], COUPLE, ["statement 2", "'domain' is 3"]),
         ([row(1, scenario=""), PAIR[1]], COUPLE, ["statement 1", "'scenario' is ''"]),
         ([row(1, numeracy=True), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is True", "a string"]),
         ([row(1, numeracy="Tree"), PAIR[1]], COUPLE, ["statement 1", "numeracy 'Tree'", "'True' or 'False'"]),
-        ([row(1, numeracy=float("nan")), PAIR[1]], COUPLE, ["statement 1", "'numeracy' is nan"]),
-        ([PAIR[0], row(2, "False", sent=float("inf"))], COUPLE, ["statement 2", "'sent' is inf"]),
+        ([row(1, numeracy=float("nan")), PAIR[1]], COUPLE, ["/dev.json: not JSON: NaN is no number"]),
+        ([PAIR[0], row(2, "False", sent=float("inf"))], COUPLE, ["/dev.json: not JSON: Infinity is no number"]),
         ([PAIR[0], row(2, "False", sents="B.")], COUPLE, ["statement 2", "key 'sents' is none of id, sent, label"]),
         ([PAIR[0], row("1/2")], COUPLE, ["statement 2", "id 'id1/2' has a blank or a slash"]),
         ([PAIR[0], row("1 2")], COUPLE, ["statement 2", "id 'id1 2' has a blank or a slash"]),
@@ -134,12 +134,16 @@ COUPLE = mutual(("id01", "id02"))
         ([PAIR[0], row(2, "False", sent="B\ud800.")], COUPLE, ["statement 2", "'sent' has the character U+D800"]),
         ([PAIR[0], row(2, "False", domain="ti\x7fme")], COUPLE, ["statement 2", "'domain' has the character U+007F"]),
         ([PAIR[0], row("\ud800")], COUPLE, ["statement 2", "'id' has the character U+D800"]),
-        ('[{"id": "a", "sent": "A.", "sent": "B."}]', COUPLE, ["statement 1", "key 'sent' stands there twice"]),
-        (PAIR, '{"id01": "id02", "id02": "id01", "id01": "id02"}', ["/pair_id_dev.json: 'id01' stands there twice"]),
-        ('[{"id": "a", "label": "True", "sent": ' + "9" * 5000 + "}]", COUPLE, ["statement 1", "'sent' is inf"]),
-        (PAIR, '{"id01": ' + "9" * 5000 + "}", ["'id01' is paired with inf"]),
-        ("[" * 100_000, COUPLE, ["/dev.json: nested too deep"]),
-        (PAIR, '{"a":' * 100_000, ["/pair_id_dev.json: nested too deep"]),
+        ('[{"id": "a", "sent": "A.", "sent": "B."}]', COUPLE, ["/dev.json: 'sent' stands twice in an object"]),
+        (
+            PAIR,
+            '{"id01": "id02", "id02": "id01", "id01": "id02"}',
+            ["/pair_id_dev.json: 'id01' stands twice in an object"],
+        ),
+        ('[{"id": "a", "label": "True", "sent": ' + "9" * 5000 + "}]", COUPLE, ["/dev.json: ", "4300 digits"]),
+        (PAIR, '{"id01": ' + "9" * 5000 + "}", ["/pair_id_dev.json: ", "4300 digits"]),
+        ("[" * 100_000, COUPLE, ["/dev.json: not JSON that anyone wrote: nested too deep"]),
+        (PAIR, '{"a":' * 100_000, ["/pair_id_dev.json: not JSON that anyone wrote: nested too deep"]),
         ([PAIR[0], row(2, "False", sent=[["B."] * 99] * 99)], COUPLE, ["statement 2", "'sent' is [["]),
     ],
 )
@@ -158,7 +162,7 @@ def test_malformed_file(tmp_path, rows, partners, parts):
 def test_not_utf8(tmp_path):
     write(tmp_path, PAIR, COUPLE)
     (tmp_path / "dev.json").write_bytes(b"[\n\xff]")
-    with pytest.raises(RequestError, match=r"dev\.json:2: not UTF-8"):
+    with pytest.raises(RequestError, match=r"dev\.json: not UTF-8 at byte 2; restore"):
         reader.read(tmp_path, "test", "t")
 
 

@@ -17,13 +17,13 @@ from test_com2sense_reader import mutual, row
 from test_com2sense_reader import write as write_com2sense
 
 from cd_jax.errors import RequestError
-from cd_jax.learning.distillation import read_attempts
+from cd_jax.rundir import updates as store
+from cd_jax.rundir.attempts import read_attempts
 from cd_jax.tasks.babi import archive, format
 from cd_jax.tasks.babi.story import Question, Story
 from cd_jax.tasks.com2sense import reader
 from cd_jax.tasks.own import in_json_lines
 from cd_jax.types import Example, Update
-from cd_jax.update import store
 
 FEW, MANY = 100, 10_000
 # What may stand in no text of a data set.

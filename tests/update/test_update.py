@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
-from cd_jax.types import Example, Update
-from cd_jax.update import store
+from cd_jax.types import Example
 from cd_jax.update.teachers import replies
 from cd_jax.update.teachers.openai import OpenAITeacher
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -84,99 +83,6 @@ class TestOracle:
     @pytest.mark.parametrize("attempt", [None, "", "answer:", "bathroom", "answer: Bedroom.", "answer: " + "x " * 50])
     def test_other_attempts_change_nothing(self, attempt):
         assert OracleTeacher().explain(BABI, attempt, 3, 0) == OracleTeacher().explain(BABI, None, 3, 0)
-
-
-UPDATES = st.lists(
-    st.builds(
-        Update,
-        *[st.text(st.characters())] * 2,
-        st.text(st.characters()).filter(str.strip),
-        *[st.text(st.characters())] * 2,
-        sample=st.integers(0, 9),
-        seed=st.integers(),
-        score=st.none() | st.floats(0, 1),
-        reason=st.sampled_from(["", "length"]),
-    ),
-    max_size=10,
-    unique_by=lambda update: (update.example_id, update.sample),
-)
-
-
-def _update(number=0, text="because"):
-    return Update(f"t/train/{number}", "t", text, "oracle", "because", 0, 0, 0.5)
-
-
-class TestStore:
-    @given(updates=UPDATES, cut=st.integers(0, 10))
-    def test_round_trip(self, tmp_path_factory, updates, cut):
-        first, second = updates[:cut], updates[cut:]
-        path = tmp_path_factory.mktemp("store") / "model_dir" / "updates.jsonl"
-        store.append(path, first)
-        store.append(path, second)
-        assert store.read(path) == first + second
-        grouped = store.read_grouped(path)
-        assert sorted(map(repr, sum(grouped.values(), []))) == sorted(map(repr, first + second))
-        assert all(update.example_id == key for key, group in grouped.items() for update in group)
-
-    def test_fields_stand_in_the_order_of_the_contract(self, tmp_path):
-        store.append(tmp_path / "u.jsonl", [_update()])
-        record = json.loads((tmp_path / "u.jsonl").read_text())
-        assert list(record) == ["example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score"]
-
-    def test_every_cut_is_survived(self, tmp_path):
-        path = tmp_path / "u.jsonl"
-        store.append(path, [_update(0), _update(1)])
-        whole = path.read_bytes()
-        first = whole.index(b"\n") + 1
-        for cut in range(first, len(whole)):
-            path.write_bytes(whole[:cut])
-            kept = [_update(0)] + [_update(1)] * (cut == len(whole) - 1)
-            assert store.read(path) == kept
-            store.append(path, [_update(2)])
-            assert store.read(path) == [*kept, _update(2)]
-
-    def test_repair(self, tmp_path):
-        path = tmp_path / "u.jsonl"
-        assert store.repair(path) == 0 and not path.exists()
-        path.write_bytes(b'{"exa')
-        assert store.repair(path) == 5
-        assert path.read_bytes() == b""
-        assert store.repair(path) == 0
-
-    @pytest.mark.parametrize(
-        ("line", "what"),
-        [
-            (b'{"example_id": "a', "at column"),
-            (b"[1]", "not a JSON object"),
-            (b"{}", "`example_id` is missing"),
-            (json.dumps(vars(_update()) | {"sample": True}).encode(), "`sample` is not a whole number"),
-            (json.dumps(vars(_update()) | {"score": "high"}).encode(), "`score` is not a number"),
-            (json.dumps(vars(_update(1)) | {"sample": -1}).encode(), "`sample` is below 0"),
-            (json.dumps(vars(_update(1)) | {"score": 1.5}).encode(), "`score` is not in 0..1"),
-            (json.dumps(vars(_update(1)) | {"score": float("nan")}).encode(), "NaN is no number"),
-            (json.dumps(vars(_update(1)) | {"update": " "}).encode(), "`update` is empty"),
-            (json.dumps(vars(_update())).encode(), "sample 0 of t/train/0 stands in a line before"),
-            (b'"\xff"', "not UTF-8"),
-            (b"[" * 10**5, "nested too deep"),
-            (b"9" * 5000, "4300 digits"),
-        ],
-    )
-    def test_malformed_line_is_named(self, tmp_path, line, what):
-        path = tmp_path / "u.jsonl"
-        store.append(path, [_update()])
-        path.write_bytes(path.read_bytes() + line + b"\n" + json.dumps(vars(_update(2))).encode() + b"\n")
-        with pytest.raises(RequestError) as caught:
-            store.read(path)
-        message = str(caught.value)
-        assert message.startswith(f"{path}:2: ") and what in message and "mend or delete" in message
-        assert "\n" not in message
-
-    def test_missing_file_and_unwritable_folder(self, tmp_path):
-        with pytest.raises(RequestError, match="cd_jax distill"):
-            store.read(tmp_path / "none.jsonl")
-        (tmp_path / "file").write_text("")
-        with pytest.raises(RunError, match="cannot write"):
-            store.append(tmp_path / "file" / "u.jsonl", [_update()])
 
 
 def _completion(content):

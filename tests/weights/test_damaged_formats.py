@@ -215,7 +215,6 @@ FORMATS = {
     "zarr chunk": Format(t5x("target.encoder.layers_0.mlp.wo.kernel/0.0"), read_t5x, check_t5x),
     "_METADATA": Format(t5x("state/_METADATA", orbax=True), read_t5x, check_t5x),
     "entries.jsonl": Format(memory("entries.jsonl"), read_memory, check_memory),
-    "keys.npy": Format(memory("keys.npy"), read_memory, check_memory),
 }
 
 

@@ -1,0 +1,83 @@
+"""`updates.jsonl`: one update a line, appended as the teacher speaks, so that a broken run can be taken up again."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from cd_jax.rundir import files, journal
+from cd_jax.types import Update
+
+NAME = "updates.jsonl"
+# Every line has them; other fields are written where they say something.
+_ALWAYS = ("example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score")
+
+# What makes a file that a kill has cut fit to be added to.
+repair = journal.repair
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """An `Update` as its line has it. Somebody else's file may lack what has a default here, and have more."""
+
+    example_id: str
+    task: str = ""
+    update: str
+    teacher: str = ""
+    prompt: str = ""
+    sample: journal.Count | msgspec.UnsetType = msgspec.UNSET
+    seed: int = 0
+    score: journal.Share | None = None
+    reason: str = ""
+    round: journal.Count = 0
+
+
+def append(path: files.Path, updates: Iterable[Update]) -> None:
+    """Adds updates at the end of the file; see `journal.append`. Raises RunError where it cannot be written."""
+    journal.append(path, map(_record, updates))
+
+
+def _record(update: Update) -> dict[str, Any]:
+    values = {field.name: (getattr(update, field.name), field.default) for field in dataclasses.fields(update)}
+    return {name: value for name, (value, default) in values.items() if name in _ALWAYS or value != default}
+
+
+def read(path: files.Path) -> list[Update]:
+    """Reads all updates in the order of the file; a cut last line is left out, which is told.
+
+    Where the lines of an example do not say which sample they are, they are counted.
+
+    Raises:
+      RequestError: the file is missing or unreadable, a line other than a cut last one is malformed, or two are the
+        same sample of an example.
+    """
+    absent = "make updates with `cd_jax distill`"
+    return journal.read(path, _Line, _Samples().update, "an update", "mend or delete the line", absent, cut=True)
+
+
+def read_grouped(path: files.Path) -> dict[str, list[Update]]:
+    """`read`, by `example_id`; examples and their updates in the order of the file."""
+    groups: dict[str, list[Update]] = {}
+    for update in read(path):
+        groups.setdefault(update.example_id, []).append(update)
+    return groups
+
+
+class _Samples:
+    """Makes updates of lines, no two of them of the same sample of an example."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, int]] = set()
+
+    def update(self, line: _Line) -> Update:
+        if not line.update.strip():
+            raise ValueError("field `update` is empty")
+        sample = self._first_free(line.example_id) if line.sample is msgspec.UNSET else line.sample
+        if (line.example_id, sample) in self._seen:
+            raise ValueError(f"sample {sample} of {line.example_id} stands in a line before")
+        self._seen.add((line.example_id, sample))
+        return Update(**(msgspec.structs.asdict(line) | {"sample": sample}))
+
+    def _first_free(self, example_id: str) -> int:
+        return next(sample for sample in itertools.count() if (example_id, sample) not in self._seen)
