@@ -60,6 +60,7 @@ def train(
     seed: Seed,
     batch_size: PositiveInt,
     budget: Budget,
+    arm: str = "",
     distilled: str | None = None,
     initial_checkpoint: str | None = None,
     eval_period: PositiveInt = 200,
@@ -76,6 +77,7 @@ def train(
       seed: of the parameters, of the order of the examples, and of every draw.
       batch_size: examples a step, over all hosts.
       budget: when it ends.
+      arm: name of the arm of an experiment that the run belongs to; empty: the agent's.
       distilled: folder with the `updates.jsonl` and `vocabulary.model` of `cd_jax distill`; None looks in `model_dir`.
       initial_checkpoint: a run, an imported model, a folder of Hugging Face's or a checkpoint of T5X's, whose (best)
         parameters this run starts from (T5X's INITIAL_CHECKPOINT_PATH); None starts from random ones.
@@ -91,7 +93,7 @@ def train(
     check_periods(eval_period, log_period)
     with lock.exclusive(model_dir, "train"):
         trainer = Trainer(
-            model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task
+            model_dir, agent, source, seed, batch_size, budget, arm, distilled, initial_checkpoint, eval_per_task
         )
         if not check_only:
             trainer.run(eval_period, log_period)
@@ -110,11 +112,12 @@ class Trainer:
     """One run: its data, its process and its loop."""
 
     def __init__(
-        self, model_dir, agent, source, seed, batch_size, budget, distilled, initial_checkpoint, eval_per_task
+        self, model_dir, agent, source, seed, batch_size, budget, arm, distilled, initial_checkpoint, eval_per_task
     ):
         """Reads everything, so that what is wrong shows before anything is written. See `train`."""
         self._dir = pathlib.Path(model_dir)
-        self._name, self._seed, self._budget = f"{agent} seed {seed}", seed, budget
+        self._arm, self._seed, self._budget = arm or agent, seed, budget
+        self._name = f"{self._arm} seed {seed}"
         vocabulary_path, updates = compose.distilled_files(distilled or model_dir, agent)
         self._vocabulary_path = vocabulary_path
         vocabulary = compose.use_vocabulary(vocabulary_path)
@@ -180,7 +183,7 @@ class Trainer:
         solver = self._process.solver
         if self._checkpoints.latest_step() is None:
             state = solver.init(self._seed) if self._initial is None else solver.start_from(self._initial)
-            return state, Progress(self._identity, trained_on=self._trained_on, bindings=self._bindings)
+            return state, Progress(self._identity, arm=self._arm, trained_on=self._trained_on, bindings=self._bindings)
         state, remembered, progress = self._checkpoints.restore_newest(solver.abstract_state())
         step = int(state.step)
         # Before a word is said of going on, and anything is written.
@@ -198,7 +201,7 @@ class Trainer:
             )
         elif changed := resumption.changes(str(self._dir), progress.bindings, self._bindings):
             progress.changes.append([step, changed])
-        progress.bindings = self._bindings
+        progress.bindings, progress.arm = self._bindings, self._arm
 
     def _write_set_up(self) -> None:
         files.write_text_where_changed(self._dir / "config.gin", gin.config_str())

@@ -42,6 +42,7 @@ class Progress:
       trained_on: `{"task", "examples", "updates"}`, the source and how much there is of it.
       bindings: of gin, in force, see `resumption`.
       changes: `[step, {binding: value}]`, what was changed later, and from which step on.
+      arm: of the experiment that the run belongs to; empty in older runs, whose arm is their agent.
       pending: losses since the last line of metrics.
       parameters: digests of the parameters at each step that was saved.
       fingerprints: of the state beside it, by the names of its leaves; see `fingerprints`.
@@ -58,6 +59,7 @@ class Progress:
     pending: list[float] = dataclasses.field(default_factory=list)
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
+    arm: str = ""
 
     def best(self) -> list[float]:
         """The `[step, error]` with the smallest error; the first of them."""
