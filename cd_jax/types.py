@@ -1,6 +1,7 @@
 """The types that pass between the five policies. Nothing here imports anything of ours."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -120,3 +121,31 @@ class Attempt:
             "retrieved": self.retrieved,
             "pair_id": example.pair_id,
         } | {name: getattr(self, name) for name in _WITH_MEMORY if getattr(self, name) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way of doing things that an experiment compares with others.
+
+    Attributes:
+      name: of its own.
+      bindings: of gin, by macro or parameter; text that begins with `@` or `%` is a reference of gin's.
+    """
+
+    name: str
+    bindings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of an arm.
+
+    Attributes:
+      arm: what it does.
+      seed: of its parameters and draws.
+      model_dir: where it is written.
+    """
+
+    arm: Arm
+    seed: int
+    model_dir: str

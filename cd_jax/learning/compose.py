@@ -122,8 +122,3 @@ def make_process(
         memory = remembered(solver.mesh)
         memory.check_enough()
     return SelfLearningProcess(agent_named(agent), vocabulary, solver, memory)  # type: ignore[call-arg]
-
-
-def run_name(agent: str, seed: int) -> str:
-    """Folder of a run among those of an experiment."""
-    return f"{agent}-seed{seed}"

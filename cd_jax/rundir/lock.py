@@ -48,6 +48,12 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_empty(folder: pathlib.Path, flag: str) -> None:
+    """Raises RequestError where there is more in a folder than its lock; `flag` names another folder."""
+    if any(path.name != NAME for path in folder.iterdir()):
+        raise RequestError(f"{folder}: is not empty; choose another {flag}")
+
+
 @contextlib.contextmanager
 def in_turn(directory: str | os.PathLike[str]) -> Iterator[None]:
     """Waits until nobody else is in such a block of the folder: for files that several commands add to.
