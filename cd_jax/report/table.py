@@ -166,7 +166,10 @@ def difference_table(results: Json) -> Table | None:
     reference, *others = by_arm(results).items() or [("", [])]
     figures = _figures(results)
     found = {
-        arm: [compare.paired(_by_seed(runs, *one), _by_seed(reference[1], *one)) for _, *one in figures]
+        arm: [
+            compare.paired(_by_seed(runs, column, name), _by_seed(reference[1], column, name))
+            for _, column, name in figures
+        ]
         for arm, runs in others
     }
     if not any(any(differences) for differences in found.values()):
