@@ -3,7 +3,8 @@
 import pathlib
 from collections.abc import Sequence
 
-from cd_jax.config import configuration, library
+from cd_jax.config import library
+from cd_jax.config.configuration import Configuration
 from cd_jax.errors import RequestError
 from cd_jax.learning.evaluation import TrainedRun
 
@@ -13,5 +14,5 @@ def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
     own = pathlib.Path(model_dir) / "config.gin"
     if not own.is_file():
         raise RequestError(f"{own}: no such file; give the folder of a trained run")
-    configuration.configure([library.packaged("runs/infer.gin"), str(own)], bindings)
+    Configuration([library.packaged("runs/infer.gin"), str(own)], bindings).apply()
     return TrainedRun(model_dir)

@@ -1,26 +1,27 @@
-"""All that gin can bind: importing the verbs registers ours; optax's are registered here, under their own names."""
+"""All that gin can bind: importing what verbs start registers ours; optax's are registered here, by their own names."""
 
 from typing import Any
 
 import gin
 import optax
 
+from cd_jax.aot import compile, sweep
 from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
+from cd_jax.experiment import plan
 from cd_jax.learning import distillation, evaluation, training
+from cd_jax.show import examples
 from cd_jax.update.teachers import openai
-from cd_jax.verbs import aot as pods
-from cd_jax.verbs import demo, tasks
 
-__all__ = ["RANGES", "VERBS", "openai"]
+__all__ = ["RANGES", "VERBS", "openai", "plan"]
 
+# What does the work of a verb as soon as it is called.
 VERBS = (
-    demo.demo,
     distillation.distill,
     evaluation.evaluate,
     evaluation.infer,
-    pods.aot,
-    pods.aot_sweep,
-    tasks.show_tasks,
+    compile.aot,
+    sweep.aot_sweep,
+    examples.show_tasks,
     training.train,
 )
 # Of parameters whose annotations are not ours.

@@ -1,6 +1,7 @@
 """The types that pass between the five policies. Nothing here imports anything of ours."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -160,3 +161,31 @@ class Attempt:
     def _where_known(self) -> dict[str, Any]:
         more = {"sample": self.sample} if self.sample or self.log_prob is not None else {}
         return more | {name: value for name in _WHERE_KNOWN if (value := getattr(self, name)) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way of doing things that an experiment compares with others.
+
+    Attributes:
+      name: of its own.
+      bindings: of gin, by macro or parameter; text that begins with `@` or `%` is a reference of gin's.
+    """
+
+    name: str
+    bindings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of an arm.
+
+    Attributes:
+      arm: what it does.
+      seed: of its parameters and draws.
+      model_dir: where it is written.
+    """
+
+    arm: Arm
+    seed: int
+    model_dir: str

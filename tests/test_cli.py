@@ -11,7 +11,7 @@ import sys
 import pytest
 import runs
 
-from cd_jax import cli
+from cd_jax import cli, verbs
 
 WORLD = """1 Mary moved to the bathroom.
 2 John went to the hallway.
@@ -46,8 +46,8 @@ def test_help_has_a_line_for_every_verb(user_environment):
         text=True,
     )
     assert (shown.returncode, shown.stderr) == (0, "")
-    for verb, line in cli.VERBS.items():
-        assert re.search(rf"^    {verb} +{re.escape(line)}$", shown.stdout, re.M), verb
+    for verb, known in verbs.find().items():
+        assert re.search(rf"^    {verb} +{re.escape(known.help)}$", shown.stdout, re.M), verb
 
 
 def test_help_does_not_wait_for_jax(user_environment):
@@ -81,7 +81,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"cd_jax {importlib.metadata.version('cd_jax')}\n"
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", verbs.find())
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([verb, "--help"])

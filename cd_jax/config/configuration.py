@@ -11,12 +11,12 @@ import re
 import sys
 import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gin
 from gin import config_parser
 
-from cd_jax import configurables
-from cd_jax.config import bindings, library
+from cd_jax.config import library, statements
 from cd_jax.config.macros import macro_of
 from cd_jax.errors import RequestError
 
@@ -29,66 +29,74 @@ _TOO_DEEP = "brackets are nested too deep for a value; write it flatter"
 _PLACE = re.compile(r'\n\s*In (?:file "(?P<file>[^"]*)", line (?P<line>\d+)|bindings string line \d+)\n.*', re.DOTALL)
 
 
-def configure(
-    files: Sequence[str],
-    statements: Sequence[str] = (),
-    search_paths: Sequence[str] = (),
-    modules: Sequence[str] = (),
-    trust: bool = False,
-) -> None:
-    """Binds what gin files and statements say, in this order, and checks the values; forgets what was bound before.
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """All that gin is to be told: a value, which can be applied more than once, and extended.
 
     A gin file that imports is a program. Those that the user names are the user's. One that lies in a folder that our
-    programs have written, which may be anybody's, must not import, nor must what it includes.
+    programs have written, which may be anybody's, must not import, nor must what it includes, nor the file of an agent
+    that it names.
 
-    Args:
-      files: paths, of `gin_library.packaged` or `.find`.
+    Attributes:
+      files: paths, of `library.packaged` or `.find`; the first one is ours.
       statements: such as `BATCH_SIZE = 32`; as the command line has them.
-      search_paths: folders in which included files are looked up, too.
+      search_paths: folders in which included files, and those of agents, are looked up, too.
       modules: of the user's, imported first: what they register can be bound.
       trust: files in folders of runs may import.
-
-    Raises:
-      RequestError: a file or a statement cannot be read or imports where it must not, nothing reads a macro, or a value
-        is out of its range; one line that names the place.
     """
-    gin.clear_config()
-    for module in modules:
-        with _naming(f"--module_import={module}"):
-            import_module(module)
-    reading = _Reading([str(folder) for folder in search_paths], trust)
-    for file in files:
-        reading.read(file)
-    for name, place in reading.bound.items():
-        _check_read(name, f"{place}: {name}", reading.readers)
-    for statement in statements:
-        name = statement.partition("=")[0].strip()
-        _check_read(name, f"--gin.{name}", reading.readers)
-        with _naming(f"--gin.{statement.replace(' = ', '=', 1)}"):
-            gin.parse_config(statement)
-    _check_bound(reading.readers)
-    with _naming("gin"):
-        gin.finalize()
-    bindings.check_values()
+
+    files: Sequence[str]
+    statements: Sequence[str] = ()
+    search_paths: Sequence[str] = ()
+    modules: Sequence[str] = ()
+    trust: bool = False
+
+    def with_statements(self, *more: str) -> "Configuration":
+        """The same with more statements, which win over what is there."""
+        return dataclasses.replace(self, statements=(*self.statements, *more))
+
+    def apply(self) -> None:
+        """Binds what files and statements say, in this order, and checks the values; forgets what was bound before.
+
+        The file of the agent, `agents/<AGENT>.gin`, is read right after the first file: all others win over it.
+
+        Raises:
+          RequestError: a file or a statement cannot be read or imports where it must not, there is no such agent,
+            nothing reads a macro, or a value is out of its range; one line that names the place.
+        """
+        # Here, and not above: it imports all that gin can bind, JAX for one, and `report` needs none of it.
+        from cd_jax.config import bindings
+
+        gin.clear_config()
+        for module in self.modules:
+            with _naming(f"--module_import={module}"):
+                import_module(module)
+        reading = _Reading([str(folder) for folder in self.search_paths], self.trust)
+        files = [reading.look(file) for file in self.files]
+        for statement in self.statements:
+            reading.look_at(statement)
+        if agent := reading.agent():
+            files.insert(1, agent)
+        for file in files:
+            file.read()
+        for name, place in reading.bound.items():
+            _check_read(name, f"{place}: {name}", reading.readers)
+        for statement in self.statements:
+            name = statement.partition("=")[0].strip()
+            _check_read(name, f"--gin.{name}", reading.readers)
+            with _naming(_flag(statement)):
+                gin.parse_config(statement)
+        _check_bound(reading.readers)
+        with _naming("gin"):
+            gin.finalize()
+        bindings.check_values()
+
+
+def _flag(statement: str) -> str:
+    return f"--gin.{statement.replace(' = ', '=', 1)}"
 
 
 # Reading
-
-
-class _Seen(config_parser.ParserDelegate):
-    """What a statement refers to, by name."""
-
-    def __init__(self):
-        self.references: list[str] = []
-        self.macros: list[str] = []
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> None:
-        """Notes `@NAME`."""
-        self.references.append(scoped_configurable_name)
-
-    def macro(self, macro_name: str) -> None:
-        """Notes `%NAME`."""
-        self.macros.append(macro_name)
 
 
 # By us and by gin alike: what we look for must be what gin finds.
@@ -96,50 +104,119 @@ _open = functools.partial(open, encoding="utf-8-sig")
 
 
 @dataclasses.dataclass
-class _Reading:
-    """Reads gin files, each after a look at its statements.
+class _File:
+    """A gin file that was looked at.
 
     Attributes:
-      search_paths: see `configure`.
-      trust: see `configure`.
-      bound: macros, with the places, `file:line`, where they are bound last.
+      path: where it is.
+      folders: in which the files that it includes are looked up.
+      imports: modules, with the places where they are imported, in it and in what it includes.
+    """
+
+    path: str
+    folders: list[str]
+    imports: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def read(self) -> None:
+        """Lets gin read it. Raises RequestError as `Configuration.apply` does."""
+        for module, place in self.imports:
+            _import(module, place)
+        with _gin_reads(self.folders), _naming(self.path):
+            gin.parse_config_file(self.path, skip_unknown=_GONE)
+
+
+class _Macro(NamedTuple):
+    """The value that is bound to a macro last, and whether a file of a run says so, which is not to be trusted."""
+
+    value: Any
+    foreign: bool
+
+
+@dataclasses.dataclass
+class _Reading:
+    """Looks at gin files and statements before any of them is executed.
+
+    Attributes:
+      search_paths: see `Configuration`.
+      trust: see `Configuration`.
+      bound: macros, with the places, `file:line`, where files bind them last.
       readers: macros, with the places where they are read last.
+      macros: by name.
     """
 
     search_paths: list[str]
     trust: bool
     bound: dict[str, str] = dataclasses.field(default_factory=dict)
     readers: dict[str, str] = dataclasses.field(default_factory=dict)
+    macros: dict[str, _Macro] = dataclasses.field(default_factory=dict)
 
-    def read(self, file: str) -> None:
-        """Lets gin read a file. Raises RequestError as `configure` does."""
+    def look(self, path: str, foreign: bool = False) -> _File:
+        """Looks at a file, and at those that it includes. Raises RequestError as `Configuration.apply` does."""
         ours = [str(folder) for folder in library.folders()]
         # A file of ours includes files of ours, whatever the working folder has of the same name.
-        mine = any(pathlib.Path(file).is_relative_to(folder) for folder in ours)
-        folders = [*ours, "", *self.search_paths] if mine else ["", *self.search_paths, *ours]
-        self._look_at(file, folders, foreign=False, around=())
-        with _gin_reads(folders), _naming(file):
-            gin.parse_config_file(file, skip_unknown=_GONE)
+        mine = any(pathlib.Path(path).is_relative_to(folder) for folder in ours)
+        file = _File(path, [*ours, "", *self.search_paths] if mine else ["", *self.search_paths, *ours])
+        self._look_into(path, file, foreign, around=())
+        return file
 
-    def _look_at(self, file: str, folders: list[str], foreign: bool, around: tuple[str, ...]) -> None:
-        """Notes macros, here and in included files, and refuses what a run's file (`foreign`) must not have."""
-        foreign, around = foreign or (not self.trust and _is_of_a_run(file)), (*around, file)
-        with _naming(file), _open(file) as lines:
-            seen = _Seen()
-            parser = config_parser.ConfigParser(lines, seen)
-            while (statement := parser.parse_statement()) is not None:
-                place = f"{file}:{statement.location.line_num}"
+    def look_at(self, statement: str) -> None:
+        """The same of a statement of the user's."""
+        with _naming(_flag(statement)):
+            for found in statements.parsed(statement, statements.Reader()):
+                self._note_macro(found, foreign=False)
+
+    def agent(self) -> _File | None:
+        """The file of the agent that the macro AGENT names in the end; None where it names none.
+
+        Raises:
+          RequestError: there is no such agent, or as `look`.
+        """
+        value: Any = statements.Reference("%AGENT")
+        passed, foreign = set(), False
+        while isinstance(value, statements.Reference):
+            name = value.macro()
+            if name not in self.macros or name in passed:
+                return None  # Not bound, or round in a circle: told where all macros are checked.
+            passed.add(name)
+            value, told_by_a_run = self.macros[name]
+            foreign |= told_by_a_run
+        if not isinstance(value, str) or not value:
+            return None
+        known = library.agents(self.search_paths)
+        if value not in known:
+            raise RequestError(
+                f"AGENT={value!r} is none of {', '.join(known)}; bind --gin.AGENT=\"'cd_memory'\", "
+                "or write an agents/NAME.gin"
+            )
+        return self.look(known[value], foreign)
+
+    def _look_into(self, path: str, file: _File, foreign: bool, around: tuple[str, ...]) -> None:
+        """Notes macros and imports, here and in included files, and refuses what a run's file must not have."""
+        foreign, around = foreign or (not self.trust and _is_of_a_run(path)), (*around, path)
+        with _naming(path), _open(path) as lines:
+            reader = statements.Reader()
+            for statement in statements.parsed(lines, reader):
+                place = f"{path}:{statement.location.line_num}"
                 if foreign:
-                    _refuse_code(place, statement, seen.references)
-                self.readers |= dict.fromkeys(seen.macros, place)
-                seen.references.clear()
-                seen.macros.clear()
+                    _refuse_code(place, statement, reader.references)
+                self.readers |= dict.fromkeys(reader.macros, place)
+                reader.references.clear()
+                reader.macros.clear()
                 if isinstance(statement, config_parser.ImportStatement):
-                    _import(statement.module, place)
-                elif isinstance(statement, config_parser.BindingStatement) and not statement.arg_name:
-                    self.bound["/".join(filter(None, (statement.scope, statement.selector)))] = place
+                    file.imports.append((statement.module, place))
+                elif name := self._note_macro(statement, foreign):
+                    self.bound[name] = place
                 elif isinstance(statement, config_parser.IncludeStatement):
-                    self._look_at(_included(statement.filename, folders, place, around), folders, foreign, around)
+                    included = _included(statement.filename, file.folders, place, around)
+                    self._look_into(included, file, foreign, around)
+
+    def _note_macro(self, statement: Any, foreign: bool) -> str:
+        """The name of the macro that a statement binds; empty where it does something else."""
+        if not isinstance(statement, config_parser.BindingStatement) or statement.arg_name:
+            return ""
+        name = statements.bound_name(statement)
+        self.macros[name] = _Macro(statement.value, foreign)
+        return name
 
 
 def _included(name: str, folders: list[str], place: str, around: tuple[str, ...]) -> str:
@@ -164,8 +241,10 @@ def _is_of_a_run(file: str) -> bool:
     )
 
 
-def _refuse_code(place: str, statement: config_parser.ImportStatement, references: Sequence[str]) -> None:
+def _refuse_code(place: str, statement: Any, references: Sequence[str]) -> None:
     """Raises RequestError where a statement would run code that somebody has put into a folder of a run."""
+    from cd_jax import configurables
+
     mend = "if you trust whoever wrote it, give --trust_gin"
     if isinstance(statement, config_parser.ImportStatement):
         raise RequestError(f"{place}: `{statement.format()}` runs code, and this file is a run's; {mend}")

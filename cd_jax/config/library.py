@@ -21,18 +21,26 @@ def packaged(name: str) -> str:
     return _find(name, folders())
 
 
-def agents() -> list[str]:
-    """Names of the agents that come with cd_jax: what stands in `agents/NAME.gin`."""
-    return sorted({path.stem for folder in folders() for path in folder.glob("agents/*.gin")})
-
-
 def find(name: str, search_paths: Sequence[str] = ()) -> str:
     """The path of a gin file of the user's: in the working folder, in `search_paths`, or one that comes with cd_jax.
 
     Raises:
       RequestError: it is in none of them.
     """
-    return _find(name, [pathlib.Path(), *map(pathlib.Path, search_paths), *folders()])
+    return _find(name, _places(search_paths))
+
+
+def agents(search_paths: Sequence[str] = ()) -> dict[str, str]:
+    """The paths of the agents' gin files, `agents/NAME.gin`, by name; looked up as `find` does."""
+    found: dict[str, str] = {}
+    for folder in _places(search_paths):
+        for path in sorted((folder / "agents").glob("*.gin")):
+            found.setdefault(path.stem, str(path))
+    return dict(sorted(found.items()))
+
+
+def _places(search_paths: Sequence[str]) -> list[pathlib.Path]:
+    return [pathlib.Path(), *map(pathlib.Path, search_paths), *folders()]
 
 
 def _find(name: str, places: Sequence[pathlib.Path]) -> str:

@@ -13,7 +13,7 @@ Bindings = dict[str, str]
 # Nothing that a run does depends on them, or its identity says it better: data by digests, agent and seed by name.
 _FREE = re.compile(
     r"(evaluate|infer|distill|demo|show_tasks|aot|aot_sweep|data)\."
-    r"|train\.(agent|source|seed|batch_size|distilled|initial_checkpoint)$"
+    r"|train\.(agent|arm|source|seed|batch_size|distilled|initial_checkpoint)$"
     r"|Solver\.(mesh_data|mesh_model|devices|logical_axis_rules)$"
     r"|T5Config\.(scan_layers|remat_policy|logits_chunk)$"
     r"|SelfLearningProcess\.(eval_batch_size|strict_lengths|ask_without_memory)$"

@@ -41,6 +41,7 @@ class Agent:
     """The five policies of the self-learning process (arXiv 2212.11353, section 2), and what joins them.
 
     Attributes:
+      name: of its gin file.
       lesson: what is learnt of an example and its updates.
       value: what is remembered of them; None: the agent has no memory.
       update: makes the policy that writes updates; None: the agent has none, and reads none.
@@ -50,6 +51,7 @@ class Agent:
       rounds: of the process.
     """
 
+    name: str
     lesson: LessonForm
     value: MemoryValue | None = None
     update: Callable[[], UpdatePolicy] | None = None

@@ -120,8 +120,3 @@ def make_student(
     solver = make_solver(vocabularies.padded_size(vocabulary))
     settings = Settings()  # type: ignore[call-arg]
     return Student(agent, vocabulary, solver, memory(solver.mesh) if agent.value else None, settings)
-
-
-def run_name(agent: str, seed: int) -> str:
-    """Folder of a run among those of an experiment."""
-    return f"{agent}-seed{seed}"

@@ -190,7 +190,7 @@ def evaluate(
         interrupt.check()
         attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
         found = one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated}
-        print(f"[{trained.agent}] {printed(found)}", flush=True)
+        print(f"[{trained.progress.arm or trained.agent}] {printed(found)}", flush=True)
         # At once: what comes after may be interrupted, or be refused.
         written = _add(trained, found)
     return written
@@ -264,6 +264,7 @@ def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: di
     sources = scores.newest(in_turn, "source", step, parameters)
     entry = {
         "agent": trained.agent,
+        "arm": progress.arm or trained.agent,
         "seed": seed,
         "source": sources[-1] if sources else None,
         "targets": scores.newest(in_turn, "target", step, parameters),

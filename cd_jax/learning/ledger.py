@@ -28,7 +28,7 @@ class Ledger:
     def __init__(
         self,
         model_dir: str | pathlib.Path,
-        name: str,
+        arm: str,
         identity: dict[str, Any],
         trained_on: dict[str, Any],
         vocabulary: pathlib.Path,
@@ -37,7 +37,7 @@ class Ledger:
 
         Args:
           model_dir: of the run.
-          name: see `Ledger`.
+          arm: of the experiment that the run belongs to.
           identity: see `Progress`.
           trained_on: see `Progress`.
           vocabulary: the run's file of it.
@@ -45,12 +45,13 @@ class Ledger:
         Raises:
           RequestError: a checkpoint of another model, agent, source or seed is there.
         """
-        self.directory, self.name, self._vocabulary = pathlib.Path(model_dir), name, vocabulary
+        self.directory, self._arm, self._vocabulary = pathlib.Path(model_dir), arm, vocabulary
+        self.name = f"{arm} seed {identity['seed']}"
         self._bindings = resumption.bindings()
         self._checkpoints = Checkpoints(self.directory)
         self._checkpoints.check_identity(identity)
         self.resumed = self._checkpoints.latest_step() is not None
-        self.progress = Progress(identity, trained_on=trained_on, bindings=self._bindings)
+        self.progress = Progress(identity, arm=arm, trained_on=trained_on, bindings=self._bindings)
         self.remembered: dict[str, np.ndarray] = {}
         self._started = time.monotonic()
         self._before = 0.0
@@ -82,7 +83,7 @@ class Ledger:
             )
         elif changed := resumption.changes(str(self.directory), progress.bindings, self._bindings):
             progress.changes.append([step, changed])
-        progress.bindings = self._bindings
+        progress.bindings, progress.arm = self._bindings, self._arm
 
     def write_set_up(self) -> None:
         """Writes `config.gin` and `vocabulary.model`, where they are not there yet."""

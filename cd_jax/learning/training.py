@@ -25,6 +25,7 @@ def train(
     seed: Seed,
     batch_size: PositiveInt,
     budget: Budget,
+    arm: str = "",
     distilled: str | None = None,
     initial_checkpoint: str | None = None,
     eval_period: PositiveInt = 200,
@@ -41,6 +42,7 @@ def train(
       seed: of the parameters, of the order of the examples, and of every draw.
       batch_size: examples a step, over all hosts.
       budget: when it ends.
+      arm: name of the arm of an experiment that the run belongs to; empty: the agent's.
       distilled: folder with the `updates.jsonl` and `vocabulary.model` of `cd_jax distill`; None looks in `model_dir`.
       initial_checkpoint: a run, an imported model, a folder of Hugging Face's or a checkpoint of T5X's, whose (best)
         parameters this run starts from (T5X's INITIAL_CHECKPOINT_PATH); None starts from random ones.
@@ -77,7 +79,7 @@ def train(
         }
         written = sum(map(len, updates.values()))
         trained_on = {"task": source, "examples": len(examples.examples), "updates": written}
-        ledger = Ledger(model_dir, f"{agent} seed {seed}", identity, trained_on, vocabulary_path)
+        ledger = Ledger(model_dir, arm or agent, identity, trained_on, vocabulary_path)
         initial = None
         if initial_checkpoint and not ledger.resumed:
             initial = _read_initial(initial_checkpoint, student, vocabulary_path)

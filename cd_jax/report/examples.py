@@ -1,4 +1,4 @@
-"""Which decoded examples the page shows, and what every agent made of them."""
+"""Which decoded examples the page shows, and what every arm made of them."""
 
 import collections
 import dataclasses
@@ -15,14 +15,14 @@ class Run:
     """What one run left in its folder.
 
     Attributes:
-      agent: the agent that it trained.
+      arm: the arm that it trained.
       seed: its seed.
       metrics: the lines of its metrics.jsonl, in the order of the file.
       inference: its decoded examples, by task and example_id, in the order of the file.
       entries: the lines of its memory/entries.jsonl; none where it has no memory.
     """
 
-    agent: str
+    arm: str
     seed: int
     metrics: list[Json]
     inference: dict[str, dict[str, Json]]
@@ -34,7 +34,7 @@ class Selection:
     """Examples of one task.
 
     Attributes:
-      runs: one of each agent that decoded the task.
+      runs: one of each arm that decoded the task.
       count: the number of examples that all of these have in common.
       chosen: ids of examples, each with how many come out like it.
     """
@@ -54,19 +54,19 @@ def select(task: str, runs: Iterable[Run], most: int) -> Selection:
 
 
 def _shown_runs(task: str, runs: Iterable[Run]) -> list[Run]:
-    """One run of each agent that decoded the task, all with the same seed where there is such a seed."""
+    """One run of each arm that decoded the task, all with the same seed where there is such a seed."""
     decoded = [run for run in runs if run.inference.get(task)]
     common = collections.Counter(run.seed for run in decoded)
-    by_agent: dict[str, list[Run]] = {}
+    by_arm: dict[str, list[Run]] = {}
     for run in decoded:
-        by_agent.setdefault(run.agent, []).append(run)
-    return [min(group, key=lambda run: (-common[run.seed], run.seed)) for group in by_agent.values()]
+        by_arm.setdefault(run.arm, []).append(run)
+    return [min(group, key=lambda run: (-common[run.seed], run.seed)) for group in by_arm.values()]
 
 
 def choose(keys: Iterable[str], outcomes: dict[str, tuple[bool, ...]], most: int) -> list[tuple[str, int]]:
     """Examples of different outcomes, and how many examples come out like each.
 
-    By rule, so that nobody picks what looks good: the outcomes (which agents were right) take turns, the commonest
+    By rule, so that nobody picks what looks good: the outcomes (which arms were right) take turns, the commonest
     first, each giving its examples in the order of the file.
 
     Args:
@@ -84,7 +84,7 @@ def choose(keys: Iterable[str], outcomes: dict[str, tuple[bool, ...]], most: int
 
 
 def of_task(task: str, runs: Iterable[Run], most: int) -> Json:
-    """A few examples of a target task, each with what every agent made of it, for the template."""
+    """A few examples of a target task, each with what every arm made of it, for the template."""
     selection = select(task, runs, most)
     return {
         "task": task,
@@ -107,7 +107,7 @@ def _example(key: str, alike: int, task: str, shown: list[Run]) -> Json:
 
 def _attempt(run: Run, record: Json) -> Json:
     return {
-        "agent": run.agent,
+        "arm": run.arm,
         "correct": record.get("correct"),
         "score": number(record.get("score"), ".2f"),
         "generation": plain(record.get("generation")),

@@ -73,7 +73,7 @@ class Panel:
 
     Attributes:
       anchor: begins the ids of its elements.
-      agent: of the run.
+      arm: of the run.
       seed: of the run.
       facts: about all its decoded examples, as (term, description).
       queries: one row for each kind of query, over all its decoded examples.
@@ -82,7 +82,7 @@ class Panel:
     """
 
     anchor: str
-    agent: str
+    arm: str
     seed: int
     facts: list[tuple[str, str]]
     queries: table.Table
@@ -95,7 +95,7 @@ def browsers(tasks: Sequence[str], runs: Sequence[Run]) -> list[tuple[str, list[
 
     Args:
       tasks: names, in the order of the page.
-      runs: of the experiment; of each agent the one is shown that the page's examples are of.
+      runs: of the experiment; of each arm the one is shown that the page's examples are of.
     """
     found = [(task, _panels(number, task, runs)) for number, task in enumerate(tasks)]
     return [(task, panels) for task, panels in found if panels]
@@ -117,7 +117,7 @@ def _panel(anchor: str, run: Run, task: str, chosen: list[str]) -> Panel:
     questions = {str(entry.get("example_id")): examples.plain(entry.get("prompt")) for entry in run.entries}
     return Panel(
         anchor,
-        run.agent,
+        run.arm,
         run.seed,
         _facts(recalling, len(records), len(memories), len(run.entries)),
         _query_table(recalling),

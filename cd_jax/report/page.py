@@ -43,13 +43,14 @@ def write(directory: files.Path) -> epath.Path:
 
 
 def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str:
-    palette = plots.colours([run["agent"] for run in results["runs"]])
+    palette = plots.colours([results_lib.arm(run) for run in results["runs"]])
+    each_run, *over_seeds = table.tables(results)
     targets = list(dict.fromkeys(column.task for column in table.columns(results) if column.role == "target"))
     return _template().render(
         name=name,
         facts=_facts(results),
         absent=absent,
-        tables=[*reversed(table.tables(results)), *breakdown.tables(results)],
+        tables=[*over_seeds, each_run, *breakdown.tables(results)],
         palette=palette,
         accuracy=_markup(plots.accuracy_chart(results, palette)),
         loss=_markup(_curves(runs, "loss", "training loss", palette, logarithmic=True)),
@@ -76,7 +77,7 @@ def _markup(svg: str | None) -> markupsafe.Markup | None:
 
 
 def _curves(runs: list[Run], metric: str, label: str, palette: dict[str, str], logarithmic: bool = False) -> str | None:
-    curves = [plots.Curve(run.agent, run.seed, results_lib.series(run.metrics, metric)) for run in runs]
+    curves = [plots.Curve(run.arm, run.seed, results_lib.series(run.metrics, metric)) for run in runs]
     return plots.learning_curves(curves, label, palette, logarithmic)
 
 
@@ -91,7 +92,7 @@ def _read_runs(directory: epath.Path) -> tuple[list[Run], list[str]]:
         else:
             # The logs do not say which of several runs they are about.
             absent.append(f"{folder.name}: {len(records)} runs in one folder, so no curves and examples of them")
-    return sorted(runs, key=lambda run: (results_lib.agent_order(run.agent), run.seed)), absent
+    return sorted(runs, key=lambda run: (results_lib.arm_order(run.arm), run.seed)), absent
 
 
 def _read_run(folder: epath.Path, record: Json, absent: list[str]) -> Run:
@@ -109,7 +110,7 @@ def _read_run(folder: epath.Path, record: Json, absent: list[str]) -> Run:
             absent.append(f"{folder.name}: no {results_lib.INFERENCE}/{target['task']}-<step>.jsonl")
     entries = folder / results_lib.MEMORY / results_lib.ENTRIES
     held = _read(entries, absent) if entries.is_file() else []
-    return Run(record["agent"], record["seed"], metrics, inference, held)
+    return Run(results_lib.arm(record), record["seed"], metrics, inference, held)
 
 
 def _read(path: epath.Path, absent: list[str]) -> list[Json]:
@@ -127,7 +128,7 @@ def _facts(results: Json) -> list[tuple[str, str]]:
         ("Trained on", _trained_on(results)),
         ("Tested without fine-tuning on", targets),
         *_cut(results),
-        ("Agents", ", ".join(table.by_agent(results))),
+        ("Arms", ", ".join(table.by_arm(results))),
         ("Seeds", examples.plain(meta.get("seeds"))),
         ("Hardware", examples.plain(meta.get("hardware"))),
         ("Commit", examples.plain(meta.get("commit"))),
@@ -137,7 +138,7 @@ def _facts(results: Json) -> list[tuple[str, str]]:
 
 
 def _cut(results: Json) -> list[tuple[str, str]]:
-    """Of which tasks some prompts did not fit, and their share for the agent that has least room."""
+    """Of which tasks some prompts did not fit, and their share for the arm that has least room."""
     told = []
     recorded = False
     for column in table.columns(results):

@@ -50,22 +50,22 @@ class Curve:
     """One metric of one run.
 
     Attributes:
-      agent: the agent that the run trained.
+      arm: the arm that the run trained.
       seed: the run's seed.
       points: (step, value), by step.
     """
 
-    agent: str
+    arm: str
     seed: int
     points: Sequence[tuple[int, float]]
 
 
-def colours(agents: Iterable[str]) -> dict[str, str]:
-    """The colour of each agent, `#rrggbb`: the three agents of the comparison always have the same one."""
-    ordered = sorted(set(agents), key=results_lib.agent_order)
-    others = [agent for agent in ordered if agent not in _COLOURS]
-    spare = {agent: _OTHER_COLOURS[index % len(_OTHER_COLOURS)] for index, agent in enumerate(others)}
-    return {agent: _COLOURS.get(agent) or spare[agent] for agent in ordered}
+def colours(arms: Iterable[str]) -> dict[str, str]:
+    """The colour of each arm, `#rrggbb`: the three arms of the comparison always have the same one."""
+    ordered = sorted(set(arms), key=results_lib.arm_order)
+    others = [arm for arm in ordered if arm not in _COLOURS]
+    spare = {arm: _OTHER_COLOURS[index % len(_OTHER_COLOURS)] for index, arm in enumerate(others)}
+    return {arm: _COLOURS.get(arm) or spare[arm] for arm in ordered}
 
 
 def learning_curves(
@@ -76,7 +76,7 @@ def learning_curves(
     Args:
       curves: the runs; those without a point are left out.
       label: what the values are, e.g. `training loss`.
-      palette: `colours` of all agents of the page.
+      palette: `colours` of all arms of the page.
       logarithmic: for values that fall over orders of magnitude.
 
     Returns:
@@ -88,7 +88,7 @@ def learning_curves(
     with matplotlib.style.context(["default", _STYLE]):
         chart, ax = _chart(_WIDTH)
         for curve in curves:
-            _draw_curve(ax, curve, palette[curve.agent])
+            _draw_curve(ax, curve, palette[curve.arm])
         if logarithmic:
             ax.set_yscale("log")
             # Its own labels are formulas, which are not set here.
@@ -101,7 +101,7 @@ def learning_curves(
         ax.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
         ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         ax.set_xlabel("step")
-        _legend(chart, [curve.agent for curve in curves], palette)
+        _legend(chart, [curve.arm for curve in curves], palette)
         return _svg(chart, f"{label} by step, one line for each run")
 
 
@@ -120,33 +120,33 @@ def _thin(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
 
 
 def accuracy_chart(results: Json, palette: dict[str, str]) -> str | None:
-    """A group of bars for each task, the source first: the mean of each agent, and a point for each seed.
+    """A group of bars for each task, the source first: the mean of each arm, and a point for each seed.
 
     Args:
       results: the content of a results.json, or `results.merge(directory)`.
-      palette: `colours` of all agents of the page.
+      palette: `colours` of all arms of the page.
 
     Returns:
       An `<svg>` element, or None where no run has an accuracy.
     """
-    tasks, agents = table.columns(results), table.by_agent(results)
+    tasks, arms = table.columns(results), table.by_arm(results)
     if not tasks:
         return None
     with matplotlib.style.context(["default", _STYLE]):
         chart, ax = _chart(max(_WIDTH, 0.8 + _GROUP_WIDTH * len(tasks)))
-        width = min(0.8 / len(agents), 0.26)
+        width = min(0.8 / len(arms), 0.26)
         for group, column in enumerate(tasks):
-            for index, (agent, runs) in enumerate(agents.items()):
+            for index, (arm, runs) in enumerate(arms.items()):
                 found = [score for run in runs if (score := table.value(run, column)) is not None]
-                centre = group + (index - (len(agents) - 1) / 2) * width
-                _draw_bar(ax, centre, width, found, palette[agent])
+                centre = group + (index - (len(arms) - 1) / 2) * width
+                _draw_bar(ax, centre, width, found, palette[arm])
         ax.set_xticks(range(len(tasks)), [_group_label(column) for column in tasks], color="#1f2630")
         ax.tick_params(axis="x", length=0)
         ax.set_xlim(-0.55, len(tasks) - 0.45)
         ax.set_ylim(0, 1.08)
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
-        _legend(chart, agents, palette)
-        return _svg(chart, "accuracy by task and agent: mean, and one point for each seed")
+        _legend(chart, arms, palette)
+        return _svg(chart, "accuracy by task and arm: mean, and one point for each seed")
 
 
 def _draw_bar(ax: axes.Axes, centre: float, width: float, found: list[float], colour: str) -> None:
@@ -175,9 +175,9 @@ def _chart(width: float) -> tuple[figure.Figure, axes.Axes]:
     return chart, chart.add_subplot()
 
 
-def _legend(chart: figure.Figure, agents: Iterable[str], palette: dict[str, str]) -> None:
-    ordered = sorted(set(agents), key=results_lib.agent_order)
-    handles = [lines.Line2D([], [], color=palette[agent], linewidth=3, label=agent) for agent in ordered]
+def _legend(chart: figure.Figure, arms: Iterable[str], palette: dict[str, str]) -> None:
+    ordered = sorted(set(arms), key=results_lib.arm_order)
+    handles = [lines.Line2D([], [], color=palette[arm], linewidth=3, label=arm) for arm in ordered]
     chart.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3), handlelength=1.2)
 
 

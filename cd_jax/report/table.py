@@ -1,4 +1,4 @@
-"""The figures of an experiment as tables: one row a run, and one row an agent over its seeds."""
+"""The figures of an experiment as tables: one row a run, and one row an arm over its seeds."""
 
 import dataclasses
 import statistics
@@ -7,6 +7,7 @@ from typing import Any
 
 import tabulate
 
+from cd_jax.experiment import compare
 from cd_jax.rundir import results as results_lib
 from cd_jax.rundir import scores
 from cd_jax.tasks import sample
@@ -14,6 +15,7 @@ from cd_jax.tasks import sample
 ABSENT = "–"
 TITLE_RUNS = "accuracy of each run"
 TITLE_SEEDS = "mean ± sd (min–max) over the seeds"
+TITLE_DIFFERENCES = "difference from {}, mean [95 % interval] over the seeds of both"
 
 Json = dict[str, Any]
 
@@ -112,12 +114,12 @@ def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
     return score(run, column).get(name)
 
 
-def by_agent(results: Json) -> dict[str, list[Json]]:
-    """The runs of each agent."""
-    agents: dict[str, list[Json]] = {}
-    for run in sorted(results["runs"], key=lambda run: (results_lib.agent_order(run["agent"]), run["seed"])):
-        agents.setdefault(run["agent"], []).append(run)
-    return agents
+def by_arm(results: Json) -> dict[str, list[Json]]:
+    """The runs of each arm."""
+    arms: dict[str, list[Json]] = {}
+    for run in sorted(results["runs"], key=lambda run: (results_lib.arm_order(results_lib.arm(run)), run["seed"])):
+        arms.setdefault(results_lib.arm(run), []).append(run)
+    return arms
 
 
 def run_table(results: Json) -> Table:
@@ -127,10 +129,10 @@ def run_table(results: Json) -> Table:
       results: the content of a results.json, or `results.merge(directory)`.
     """
     tasks = columns(results)
-    headers = ("agent", "seed", *(column.header for column in tasks), "steps", "stopped by", "seconds")
+    headers = ("arm", "seed", *(column.header for column in tasks), "steps", "stopped by", "seconds")
     rows = tuple(
         (
-            run["agent"],
+            results_lib.arm(run),
             str(run["seed"]),
             *(_run_cell(run, column) for column in tasks),
             _text(run.get("steps")),
@@ -143,28 +145,52 @@ def run_table(results: Json) -> Table:
 
 
 def seed_table(results: Json) -> Table | None:
-    """One row for each agent: mean ± sd (min–max) over its seeds; None where no agent has several seeds.
+    """One row for each arm: mean ± sd (min–max) over its seeds; None where no arm has several seeds.
 
     The sd is that of a sample (divisor k - 1), the spread that one more seed is to be expected within.
     """
-    agents = by_agent(results)
-    if max((_seeds(runs) for runs in agents.values()), default=0) < 2:
+    arms = by_arm(results)
+    if max((_seeds(runs) for runs in arms.values()), default=0) < 2:
         return None
+    figures = _figures(results)
+    rows = tuple(
+        (arm, str(_seeds(runs)), *(_seed_cell(runs, column, name) for _, column, name in figures))
+        for arm, runs in arms.items()
+    )
+    return Table(TITLE_SEEDS, ("arm", "seeds", *(header for header, _, _ in figures)), rows)
+
+
+def difference_table(results: Json) -> Table | None:
+    """One row for each arm but the first: how much higher its figures are, paired over the seeds; None where no two
+    arms have two seeds in common."""
+    reference, *others = by_arm(results).items() or [("", [])]
+    figures = _figures(results)
+    found = {
+        arm: [
+            compare.paired(_by_seed(runs, column, name), _by_seed(reference[1], column, name))
+            for _, column, name in figures
+        ]
+        for arm, runs in others
+    }
+    if not any(any(differences) for differences in found.values()):
+        return None
+    rows = tuple((arm, *(_difference_cell(one) for one in differences)) for arm, differences in found.items())
+    return Table(TITLE_DIFFERENCES.format(reference[0]), ("arm", *(header for header, _, _ in figures)), rows)
+
+
+def _figures(results: Json) -> list[tuple[str, Column, str]]:
+    """What is averaged over the seeds: the header, the column, and the name of the figure in it."""
     figures = []
     for column in columns(results):
         figures.append((column.full_name, column, "accuracy"))
         if column.has_pairs:
             figures.append((f"{column.name} pairwise", column, "pairwise_accuracy"))
-    rows = tuple(
-        (agent, str(_seeds(runs)), *(_seed_cell(runs, column, name) for _, column, name in figures))
-        for agent, runs in agents.items()
-    )
-    return Table(TITLE_SEEDS, ("agent", "seeds", *(header for header, _, _ in figures)), rows)
+    return figures
 
 
 def tables(results: Json) -> list[Table]:
     """All tables of `results`, for readers that lay them out themselves."""
-    found = [run_table(results), seed_table(results)]
+    found = [run_table(results), seed_table(results), difference_table(results)]
     return [table for table in found if table is not None]
 
 
@@ -196,6 +222,14 @@ def _seed_cell(runs: list[Json], column: Column, name: str) -> str:
     spread = f"{statistics.fmean(found):.3f} ± {statistics.stdev(found):.3f} ({min(found):.3f}–{max(found):.3f})"
     # Said only where it is not what the column of seeds says.
     return spread if len(found) == _seeds(runs) else f"{spread} over {len(found)}"
+
+
+def _by_seed(runs: list[Json], column: Column, name: str) -> dict[int, float]:
+    return {run["seed"]: figure for run in runs if (figure := value(run, column, name)) is not None}
+
+
+def _difference_cell(difference: compare.Difference | None) -> str:
+    return ABSENT if difference is None else f"{difference} over {difference.seeds}"
 
 
 def _text(figure: Any, spec: str = "") -> str:

@@ -43,6 +43,7 @@ class Progress:
       trained_on: `{"task", "examples", "updates"}`, the source and how much there is of it.
       bindings: of gin, in force, see `resumption`.
       changes: `[step, {binding: value}]`, what was changed later, and from which step on.
+      arm: of the experiment that the run belongs to; empty in older runs, whose arm is their agent.
       rounds: of the self-learning process, as far as they were begun: `first_step`, and what was done in each, see
         `loop.learn`; empty for runs of before there were any.
       pending: losses since the last line of metrics.
@@ -62,6 +63,7 @@ class Progress:
     pending: list[float] = dataclasses.field(default_factory=list)
     parameters: dict[str, str] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, int] = dataclasses.field(default_factory=dict)
+    arm: str = ""
 
     def evaluations(self, number: int) -> list[list[float]]:
         """`validation` of a round."""

@@ -49,6 +49,12 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_empty(folder: epath.Path | os.PathLike[str], flag: str) -> None:
+    """Raises RequestError where there is more in a folder than its lock; `flag` names another folder."""
+    if any(path.name != NAME for path in epath.Path(folder).iterdir()):
+        raise RequestError(f"{folder}: is not empty; choose another {flag}")
+
+
 @contextlib.contextmanager
 def in_turn(directory: str | os.PathLike[str]) -> Iterator[None]:
     """Waits until nobody else is in such a block of a local folder: for files that several commands add to.

@@ -1,6 +1,6 @@
 """Reads what the runs of an experiment left in their folders, and merges it.
 
-An experiment folder holds one model_dir for each run, `<agent>-seed<seed>/`; a folder that is itself a model_dir
+An experiment folder holds one model_dir for each run, `<arm>-seed<seed>/`; a folder that is itself a model_dir
 counts as an experiment of one run. A run that was killed leaves half a line in its logs, and one that was resumed
 logs some steps twice: both are expected here.
 """
@@ -27,9 +27,14 @@ _MEND = "delete it and evaluate the run again"
 Json = dict[str, Any]
 
 
-def agent_order(agent: str) -> tuple[int, str]:
-    """Sort key: the three agents in the order in which each adds to the one before, then others by name."""
-    return (AGENTS.index(agent) if agent in AGENTS else len(AGENTS), agent)
+def arm(run: Json) -> str:
+    """The arm of a run; in older files it is the agent."""
+    return run.get("arm") or run["agent"]
+
+
+def arm_order(name: str) -> tuple[int, str]:
+    """Sort key: the three agents in the order in which each adds to the one before, then other arms by name."""
+    return (AGENTS.index(name) if name in AGENTS else len(AGENTS), name)
 
 
 def run_dirs(directory: str | os.PathLike[str]) -> list[epath.Path]:
@@ -39,7 +44,7 @@ def run_dirs(directory: str | os.PathLike[str]) -> list[epath.Path]:
       directory: an experiment folder, or the model_dir of a single run.
 
     Returns:
-      The sub-folders that hold a results.json, by agent and seed; where there are none, the directory itself.
+      The sub-folders that hold a results.json, by arm and seed; where there are none, the directory itself.
       Sub-folders win, so that a merged results.json beside them is not taken for a run.
 
     Raises:
@@ -70,8 +75,8 @@ def _folders(directory: epath.Path) -> list[epath.Path]:
 
 
 def _folder_order(path: epath.Path) -> tuple:
-    agent, _, seed = path.name.rpartition("-seed")
-    return (*agent_order(agent), int(seed) if seed.isdecimal() else 0, path.name)
+    name, _, seed = path.name.rpartition("-seed")
+    return (*arm_order(name), int(seed) if seed.isdecimal() else 0, path.name)
 
 
 def read_results(run_dir: str | os.PathLike[str]) -> Json:
@@ -187,8 +192,8 @@ _OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
 }
 # What a run has beside its scores, where it has it.
 _OF_A_RUN: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("stopped_by", "parameters"), _is_text),
-    **dict.fromkeys(("steps", "best_step"), _is_integer),
+    **dict.fromkeys(("arm", "stopped_by", "parameters"), _is_text),
+    **dict.fromkeys(("round", "steps", "best_step"), _is_integer),
     "train_seconds": _is_number,
     "trained_on": _is_object,
 }
@@ -202,9 +207,9 @@ def merge(directory: str | os.PathLike[str]) -> Json:
       directory: an experiment folder, or the model_dir of a single run.
 
     Returns:
-      An object of the form of a results.json. The runs are in the order of the agents (baseline, cd_finetune,
-      cd_memory, others by name), then of the seeds. `meta.seeds` is the union of all seeds; where the runs differ
-      in another entry of `meta`, its values are joined by commas.
+      An object of the form of a results.json. The runs are in the order of the arms (baseline, cd_finetune,
+      cd_memory, others by name), then of the seeds and rounds. `meta.seeds` is the union of all seeds; where the
+      runs differ in another entry of `meta`, its values are joined by commas.
 
     Raises:
       RequestError: a results.json is wrong, there is none, or two folders hold the same run.
@@ -216,17 +221,22 @@ def merge(directory: str | os.PathLike[str]) -> Json:
         found = read_results(folder)
         metas.append(found.get("meta", {}))
         for run in found["runs"]:
-            key = (run["agent"], run["seed"], (run.get("source") or {}).get("task"))
+            key = _key(run)
             if key in seen:
-                # Counting a run twice would make its agent's spread over the seeds too small.
-                same = f"{run['agent']} with seed {run['seed']}"
+                # Counting a run twice would make its arm's spread over the seeds too small.
+                same = f"{arm(run)} with seed {run['seed']}"
                 raise RequestError(f"{folder / RESULTS}: {same} is also in {seen[key] / RESULTS}; remove one of them")
             seen[key] = folder
             runs.append(run)
-    runs.sort(key=lambda run: (agent_order(run["agent"]), run["seed"], (run.get("source") or {}).get("task", "")))
+    runs.sort(key=_key)
     seeds = {run["seed"] for run in runs}.union(*(meta.get("seeds") or [] for meta in metas))
     rest = _combine([{key: value for key, value in meta.items() if key != "seeds"} for meta in metas])
     return {"meta": {**(rest or {}), "seeds": sorted(seeds)}, "runs": runs}
+
+
+def _key(run: Json) -> tuple:
+    """What tells a run from others of an experiment, in their order; older files say nothing of rounds."""
+    return arm_order(arm(run)), run["seed"], run.get("round") or 0, (run.get("source") or {}).get("task", "")
 
 
 def _combine(values: list[Any]) -> Any:

@@ -1,228 +1,33 @@
-"""`cd_jax aot`: the train step and decoding, compiled for a pod that need not be there."""
+"""`cd_jax aot`."""
 
-import dataclasses
-import itertools
-import re
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-
-import gin
-import jax
-
-from cd_jax.aot import roofline, sharding, table
-from cd_jax.aot.chips import Topology, topology
-from cd_jax.aot.devices import devices
-from cd_jax.aot.measure import DoesNotFit, measure
-from cd_jax.aot.table import Row
-from cd_jax.config.ranges import PositiveInt
-from cd_jax.errors import RequestError, RunError
-from cd_jax.learning.progress import clock
-from cd_jax.nets.config import REMAT_POLICIES, T5Config
-from cd_jax.solver.solver import Solver
-
-# Of T5's own vocabulary, padded (t5x/examples/t5/t5_1_1/base.gin), where the configuration leaves it to the vocabulary.
-_VOCAB_SIZE = 32128
+from cd_jax import verbs
 
 
-@gin.configurable(denylist=["topology_name", "mesh", "as_json"])
-def aot(
-    topology_name: str,
-    mesh: str | None,
-    as_json: bool,
-    batch_size: PositiveInt = 64,
-    passages: PositiveInt = 1,
-    input_length: PositiveInt = 512,
-    target_length: PositiveInt = 128,
-) -> None:
-    """Compiles the train step and decoding, and prints what they need.
-
-    Args:
-      topology_name: a slice, such as `v5e:8x8`.
-      mesh: `DATAxMODEL`; None: all devices along data.
-      as_json: JSON lines instead of a table.
-      batch_size: examples of a step, over all devices.
-      passages: of an example.
-      input_length: tokens of a passage.
-      target_length: tokens of the target, and of what is decoded.
-
-    Raises:
-      RequestError: libtpu is lacking, the slice is not known, or the mesh does not go with it.
-      RunError: a step does not fit.
-    """
-    slice_, chips = _start(topology_name)
-    shape = roofline.Shape(batch_size, passages, input_length, target_length)
-    axes = _mesh(mesh, slice_, shape)
-    solver = _solver(T5Config(), chips, axes)
-    setting = _setting(slice_, axes, shape, solver.config.remat_policy)
-    setting["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(solver.abstract_state().params))
-    rows = []
-    for what in ("train_step", "generate"):
-        rows.append(_compile(what, solver, slice_, shape, setting))
-        if as_json:
-            print(rows[-1].json(), flush=True)
-    if not as_json:
-        print(_heading(setting), table.details(rows), table.ESTIMATE, sep="\n\n")
-    _check(rows, slice_)
+def _add_flags(parser) -> None:
+    parser.add_argument("--topology", default="v5e:4x4", help="a slice of a pod, such as v5e:8x8 or tpu7x:4x4x4")
+    parser.add_argument("--mesh", help="devices along the axes, DATAxMODEL; all along data where it is not given")
+    parser.add_argument("--sweep", action="store_true", help="try meshes, batches, remat and rules; the best first")
+    parser.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
 
 
-@gin.configurable(denylist=["topology_name", "mesh", "as_json"])
-def aot_sweep(
-    topology_name: str,
-    mesh: str | None,
-    as_json: bool,
-    batch_sizes: Sequence[PositiveInt] = (64, 128),
-    remat_policies: Sequence[str] = REMAT_POLICIES,
-    sharding_rules: Sequence[str] = sharding.NAMES,
-    passages: PositiveInt = 1,
-    input_length: PositiveInt = 512,
-    target_length: PositiveInt = 128,
-) -> None:
-    """Compiles the train step in every setting, and prints those that fit, the best estimated utilisation first.
+def _prepare() -> None:
+    from cd_jax.aot import devices
 
-    Args:
-      topology_name: a slice, such as `v5e:8x8`.
-      mesh: the only `DATAxMODEL` to be tried; None: all that divide the batch and the heads.
-      as_json: JSON lines, as they come, instead of a table.
-      batch_sizes: to be tried.
-      remat_policies: to be tried.
-      sharding_rules: of gin/sharding; those that use no axis `model` are tried where it is 1, the others elsewhere.
-      passages: of an example.
-      input_length: tokens of a passage.
-      target_length: tokens of the target.
-
-    Raises:
-      RequestError: as `aot`.
-      RunError: nothing fits.
-    """
-    slice_, chips = _start(topology_name)
-    base = T5Config()
-    rows: list[Row] = []
-    shapes = [roofline.Shape(size, passages, input_length, target_length) for size in batch_sizes]
-    settings = [
-        (shape, axes, rules, remat)
-        for shape in shapes
-        for axes in ([_mesh(mesh, slice_, shape)] if mesh else _meshes(slice_, shape, base.num_heads))
-        for rules, remat in itertools.product(sharding.that_use(axes, sharding_rules), remat_policies)
-    ]
-    if not settings:
-        raise RequestError(
-            f"--sweep: no mesh of {slice_.num_devices} devices divides batches of {list(batch_sizes)}; "
-            "bind aot_sweep.batch_sizes"
-        )
-    started = time.monotonic()
-    for number, (shape, axes, rules, remat) in enumerate(settings, 1):
-        rows.append(_try(base, chips, slice_, axes, shape, _setting(slice_, axes, shape, remat, rules)))
-        left = (time.monotonic() - started) / number * (len(settings) - number)
-        print(
-            f"[aot] {number}/{len(settings)} {table.summary(rows[-1])} | ETA {clock(left)}", file=sys.stderr, flush=True
-        )
-        if as_json:
-            print(rows[-1].json(), flush=True)
-    if not as_json:
-        print(table.frontier(rows), table.ESTIMATE, sep="\n\n")
-    if not any(row.fits for row in rows):
-        raise RunError(f"no setting fits {slice_.name}; try a larger slice, or smaller aot_sweep.batch_sizes")
+    devices.prepare_environment()
 
 
-def _start(topology_name: str) -> tuple[Topology, list]:
-    """The slice and its devices. Raises RequestError where there is none, or gin has no model."""
-    slice_ = topology(topology_name)
-    try:
-        gin.query_parameter("Solver.learning_rate")
-    except ValueError as error:
-        raise RequestError("no model is configured; give one, such as --gin_file=models/large.gin") from error
-    return slice_, devices(slice_)
+def _run(args, configuration) -> None:
+    from cd_jax.aot import compile, sweep
+
+    (sweep.aot_sweep if args.sweep else compile.aot)(args.topology, args.mesh, args.json)
 
 
-def _mesh(text: str | None, slice_: Topology, shape: roofline.Shape) -> tuple[int, int]:
-    """Devices along data and model. Raises RequestError where they do not go with the slice or the batch."""
-    text = text or f"{slice_.num_devices}x1"
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if not match:
-        raise RequestError(f"--mesh={text}: write DATAxMODEL, such as {slice_.num_devices}x1")
-    data, model = int(match[1]), int(match[2])
-    if data * model != slice_.num_devices:
-        raise RequestError(
-            f"--mesh={text} has {data * model} devices and {slice_.name} has {slice_.num_devices}; "
-            f"write a mesh of as many, such as {slice_.num_devices}x1"
-        )
-    if shape.batch_size % data:
-        raise RequestError(
-            f"--mesh={text}: {data} devices along data do not divide BATCH_SIZE={shape.batch_size}; "
-            f"give a multiple of {data}, --gin.BATCH_SIZE={-(-shape.batch_size // data) * data}"
-        )
-    return data, model
-
-
-def _meshes(slice_: Topology, shape: roofline.Shape, heads: int) -> Iterator[tuple[int, int]]:
-    for model in range(1, slice_.num_devices + 1):
-        data, rest = divmod(slice_.num_devices, model)
-        if not rest and not shape.batch_size % data and not heads % model:
-            yield data, model
-
-
-def _setting(slice_: Topology, axes: tuple[int, int], shape: roofline.Shape, remat: str, rules: str = "") -> dict:
-    setting = {"topology": slice_.name, "mesh": f"{axes[0]}x{axes[1]}"}
-    setting |= {"rules": rules} if rules else {}
-    return setting | {"remat_policy": remat, **dataclasses.asdict(shape)}
-
-
-def _solver(config: T5Config, chips: list, axes: tuple[int, int], **more) -> Solver:
-    return Solver(  # type: ignore[call-arg]  # gin binds the rest
-        config, config.vocab_size or _VOCAB_SIZE, devices=chips, mesh_data=axes[0], mesh_model=axes[1], **more
-    )
-
-
-def _try(
-    base: T5Config, chips: list, slice_: Topology, axes: tuple[int, int], shape: roofline.Shape, setting: dict
-) -> Row:
-    """A setting of a sweep: whatever goes wrong with it is told in its row, and the sweep goes on."""
-    try:
-        config = dataclasses.replace(base, remat_policy=setting["remat_policy"])
-        solver = _solver(config, chips, axes, logical_axis_rules=sharding.rules(setting["rules"]))
-        return _compile("train_step", solver, slice_, shape, setting)
-    except Exception as error:
-        return Row("train_step", setting, None, " ".join(str(error).split())[:100])
-
-
-def _compile(what: str, solver: Solver, slice_: Topology, shape: roofline.Shape, setting: dict) -> Row:
-    sizes = (shape.batch_size, shape.passages, shape.input_length, shape.target_length)
-    lower: Callable[..., jax.stages.Lowered]
-    trips: int | None
-    if what == "train_step":
-        lower, model_flops, trips = solver.lower_train_step, roofline.train_flops(solver.config, shape), None
-    else:
-        # How many tokens to decode is an argument of the program: at most target_length.
-        lower, model_flops = solver.lower_generate, roofline.forward_flops(solver.config, shape)
-        trips = shape.target_length
-    try:
-        return Row(what, setting, measure(lambda: lower(*sizes), slice_, model_flops, trips)[0])
-    except DoesNotFit as error:
-        return Row(what, setting, None, "does not fit", error.peak_bytes)
-    except ValueError as error:
-        if "divisible" not in f"{type(error).__name__} {error}":
-            raise
-        raise RequestError(
-            f"BATCH_SIZE={shape.batch_size} cannot be split over the mesh {setting['mesh']} as "
-            f"Solver.logical_axis_rules say; give a multiple of {slice_.num_devices}"
-        ) from error
-
-
-def _heading(setting: dict) -> str:
-    return (
-        f"{setting['parameters']:,} parameters on {setting['topology']} as {setting['mesh']}; "
-        f"batch {setting['batch_size']}, {setting['passages']} x {setting['input_length']} tokens "
-        f"to {setting['target_length']}; remat {setting['remat_policy']}"
-    )
-
-
-def _check(rows: list[Row], slice_: Topology) -> None:
-    for row in rows:
-        if not row.fits:
-            peak = row.measured.peak_bytes if row.measured else row.peak_bytes
-            raise RunError(
-                f"{row.what} does not fit {slice_.name}: {table.gib(peak)} of {table.gib(slice_.device_hbm_bytes)} "
-                "a device; shard more (--gin_file=sharding/fsdp.gin), bind --gin.REMAT_POLICY=\"'full'\", "
-                "or give a smaller --gin.BATCH_SIZE"
-            )
+VERB = verbs.Verb(
+    help="compile a step for a TPU pod that is not there: memory, time",
+    place=9,
+    run=_run,
+    gin_file="runs/aot.gin",
+    needs_model_dir=False,
+    add_flags=_add_flags,
+    prepare=_prepare,
+)

@@ -1,35 +1,24 @@
-"""`cd_jax report`: gathers the results of an experiment into a table, `results.json` and `report.html`."""
+"""`cd_jax report`."""
 
-import pathlib
-
-from cd_jax.report import page, table
-from cd_jax.rundir import files, lock, results
+from cd_jax import verbs
+from cd_jax.errors import RequestError
 
 
-def report(model_dir: str) -> str:
-    """Writes them.
+def _refuse_gin(args, given) -> list[str]:
+    if given or args.gin_file or args.module_import:
+        raise RequestError("report reads results and nothing of gin; leave --gin_file, --gin.… and --module_import out")
+    return []
 
-    Args:
-      model_dir: of an experiment (a folder of runs) or of one run.
 
-    Returns:
-      The table, and where to look.
+def _run(args, configuration) -> None:
+    from cd_jax.report import gather
 
-    Raises:
-      RequestError: there are no results, or they are malformed.
-    """
-    directory = pathlib.Path(model_dir)
-    runs = results.run_dirs(directory)
-    files.clean_up(directory)
-    # Of a single run it is the file that `eval` adds to.
-    with lock.in_turn(directory):
-        merged = results.merge(directory)
-        files.write_json(directory / "results.json", merged)
-    written = page.write(directory)
-    return (
-        f"\n{table.render(merged)}\n\n"
-        f"results:  {directory / 'results.json'}\n"
-        f"report:   {written}\n"
-        f"curves:   tensorboard --logdir {directory}\n"
-        f"runs:     {', '.join(str(run) for run in runs)}"
-    )
+    print(gather.report(args.model_dir))
+
+
+VERB = verbs.Verb(
+    help="gather results into a table, results.json and report.html",
+    place=10,
+    run=_run,
+    statements=_refuse_gin,
+)

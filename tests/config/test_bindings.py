@@ -112,7 +112,7 @@ def test_a_number_out_of_range_is_refused_by_demo_before_anything_is_written(bin
 
 
 def test_what_demo_refused_can_be_corrected(tmp_path, monkeypatch, capfd):
-    from cd_jax.verbs import demo
+    from cd_jax.learning import distillation
 
     asked = []
 
@@ -120,7 +120,7 @@ def test_what_demo_refused_can_be_corrected(tmp_path, monkeypatch, capfd):
         asked.append(model_dir)
         raise RequestError("far enough")
 
-    monkeypatch.setattr(demo, "distill", stop)
+    monkeypatch.setattr(distillation, "distill", stop)
     for period in (30, 100):
         assert runs.here(["demo", f"--model_dir={tmp_path}", f"--gin.EVAL_PERIOD={period}"]) == 2
     assert asked == [str(tmp_path)]

@@ -6,7 +6,8 @@ import uuid
 import gin
 import pytest
 
-from cd_jax.config import configuration, library
+from cd_jax.config import library
+from cd_jax.config.configuration import Configuration
 from cd_jax.errors import RequestError
 
 BOUND = ("AGENT = 'baseline'", "SOURCE = 'babi_qa1'")
@@ -48,7 +49,7 @@ def marker(tmp_path_factory, monkeypatch):
 
 
 def configure(*files, statements=BOUND, **more):
-    configuration.configure([library.packaged("runs/train.gin"), *map(str, files)], statements, **more)
+    Configuration([library.packaged("runs/train.gin"), *map(str, files)], statements, **more).apply()
 
 
 def refused(*files, statements=BOUND, **more) -> str:
@@ -204,3 +205,89 @@ def test_a_file_may_bind_what_a_macro_was_for(tmp_path):
     (tmp_path / "mine.gin").write_text("train.batch_size = 7\n")
     configure(tmp_path / "mine.gin")
     assert gin.query_parameter("train.batch_size") == 7
+
+
+# The file of the agent
+
+
+MINE = ("AGENT = 'mine'", "SOURCE = 'babi_qa1'")
+
+
+def agent_file(folder, text, name="mine"):
+    (folder / "agents").mkdir(parents=True, exist_ok=True)
+    (folder / "agents" / f"{name}.gin").write_text(text)
+
+
+def value(macro: str):
+    return gin.query_parameter(f"{macro}/macro.value")
+
+
+@pytest.mark.parametrize("place", ["working folder", "search path"])
+def test_the_agents_file_is_read_before_all_but_the_first(place, tmp_path, monkeypatch):
+    agent_file(tmp_path, "SEED = 7\nBATCH_SIZE = 7\nNUM_QUERIES = 7\nANSWER_WEIGHT = 7.0\n")
+    (tmp_path / "mine.gin").write_text("BATCH_SIZE = 8\n")
+    search_paths = [str(tmp_path)] if place == "search path" else []
+    if not search_paths:
+        monkeypatch.chdir(tmp_path)
+    more = ("NUM_QUERIES = 9",)
+    configure(tmp_path / "mine.gin", statements=(*MINE, *more), search_paths=search_paths)
+    assert [value(name) for name in ("SEED", "BATCH_SIZE", "NUM_QUERIES", "ANSWER_WEIGHT")] == [7, 8, 9, 7.0]
+
+
+def test_the_last_word_on_the_agent_counts_wherever_it_stands(tmp_path):
+    agent_file(tmp_path, "SEED = 7\n")
+    (tmp_path / "inner.gin").write_text("NAMED = 'mine'\ntrain.arm = %NAMED\nAGENT = %NAMED\n")
+    (tmp_path / "outer.gin").write_text(f"AGENT = 'nobody'\ninclude '{tmp_path}/inner.gin'\n")
+    configure(tmp_path / "outer.gin", statements=BOUND[1:], search_paths=[str(tmp_path)])
+    assert value("SEED") == 7
+    configure(tmp_path / "outer.gin", statements=BOUND, search_paths=[str(tmp_path)])
+    assert value("SEED") == 0
+
+
+@pytest.mark.parametrize("name", ["", "%ARM"])
+def test_an_empty_agent_reads_nothing(name):
+    bound = name if name.startswith("%") else repr(name)
+    configure(statements=(f"AGENT = {bound}", BOUND[1]))
+    assert gin.query_parameter("train.agent")
+
+
+@pytest.mark.parametrize("name", ["nobody", "../mine", "agents/mine"])
+def test_an_unknown_agent_is_refused_with_those_that_there_are(name, tmp_path):
+    agent_file(tmp_path, "import never\n")
+    error = refused(statements=(f"AGENT = {name!r}", BOUND[1]), search_paths=[str(tmp_path)])
+    assert f"AGENT={name!r} is none of baseline, cd_finetune, cd_memory, mine; bind --gin.AGENT=" in error
+
+
+def test_the_users_own_agent_may_be_code(tmp_path, marker):
+    agent_file(tmp_path, marker.code("import MODULE\n"))
+    configure(statements=MINE, search_paths=[str(tmp_path)])
+    assert marker.ran()
+
+
+@pytest.mark.parametrize("where", ["in the run", "beside the run"])
+def test_an_agent_of_a_run_must_not_be_code(where, tmp_path, marker, monkeypatch):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    agent_file(run if where == "in the run" else tmp_path, marker.code("\nimport MODULE\n"))
+    (run / "config.gin").write_text("AGENT = 'mine'\n")
+    monkeypatch.chdir(run if where == "in the run" else tmp_path)
+    # Chosen by the run's config.gin, or lying in the run: either will do.
+    files, bound = ([], MINE) if where == "in the run" else ([run / "config.gin"], BOUND[1:])
+    assert "mine.gin:2: `import " in refused(*files, statements=bound)
+    assert not marker.ran()
+    configure(*files, statements=bound, trust=True)
+    assert marker.ran()
+
+
+# A value that is applied again
+
+
+def test_nothing_is_left_of_what_was_applied_before():
+    base = Configuration([library.packaged("runs/train.gin")], BOUND)
+    more = base.with_statements("SEED = 7", "Budget.steps = 3")
+    more.apply()
+    assert (value("SEED"), gin.query_parameter("Budget.steps")) == (7, 3)
+    base.apply()
+    assert value("SEED") == 0
+    assert str(gin.query_parameter("Budget.steps")) == "%TRAIN_STEPS"
+    assert more.with_statements("SEED = 8").statements == (*BOUND, "SEED = 7", "Budget.steps = 3", "SEED = 8")

@@ -146,18 +146,18 @@ def test_no_results_is_an_error(tmp_path, name):
 def test_run_table(experiment):
     found = table.run_table(results.merge(experiment))
     target = "com2sense, pairwise in parentheses (n=400)"
-    assert found.headers == ("agent", "seed", "source babi (n=100)", target, "steps", "stopped by", "seconds")
+    assert found.headers == ("arm", "seed", "source babi (n=100)", target, "steps", "stopped by", "seconds")
     assert found.rows[0] == ("baseline", "0", "0.900", "0.410 (0.200)", "300", "plateau", "12.3")
     assert len(found.rows) == 9
 
 
 def test_seed_table_has_mean_sd_and_range(experiment):
     found = table.seed_table(results.merge(experiment))
-    assert found.headers == ("agent", "seeds", "source babi (n=100)", "com2sense (n=400)", "com2sense pairwise")
+    assert found.headers == ("arm", "seeds", "source babi (n=100)", "com2sense (n=400)", "com2sense pairwise")
     row = dict(zip(found.headers, found.rows[2], strict=True))
     target = [scores[1] for scores in SCORES["cd_memory"]]
     mean, sd = statistics.mean(target), statistics.stdev(target)
-    assert (row["agent"], row["seeds"]) == ("cd_memory", "3")
+    assert (row["arm"], row["seeds"]) == ("cd_memory", "3")
     assert row["com2sense (n=400)"] == f"{mean:.3f} ± {sd:.3f} (0.580–0.660)"
     # By hand: 0.45, 0.40, 0.50 have the mean 0.45 and the sd sqrt((0 + 0.0025 + 0.0025) / 2) = 0.05.
     assert row["com2sense pairwise"] == "0.450 ± 0.050 (0.400–0.500)"
@@ -166,6 +166,40 @@ def test_seed_table_has_mean_sd_and_range(experiment):
 def test_one_seed_has_no_spread(tmp_path):
     make_run(tmp_path, "baseline", 0, (0.9, 0.4, 0.2))
     assert table.seed_table(results.merge(tmp_path)) is None
+
+
+def test_difference_table_pairs_the_seeds(experiment):
+    make_run(experiment, "cd_memory", 10, (0.1, 0.1, 0.1))
+    found = table.difference_table(results.merge(experiment))
+    assert found.title == table.TITLE_DIFFERENCES.format("baseline")
+    assert found.headers == ("arm", "source babi (n=100)", "com2sense (n=400)", "com2sense pairwise")
+    assert [row[0] for row in found.rows] == ["cd_finetune", "cd_memory"]
+    # By hand: 0.61 - 0.41, 0.58 - 0.44 and 0.66 - 0.39 have the mean 0.203 and the sd 0.0651; t(2, 97.5 %) is 4.303.
+    assert found.rows[1][2] == "+0.203 [+0.042, +0.365] over 3"
+    assert "difference from baseline" in page.write(experiment).read_text().lower()
+
+
+def test_two_arms_of_one_agent_are_two_rows(tmp_path):
+    for arm in ("random", "fixed"):
+        for seed in range(2):
+            folder = make_run(tmp_path, arm, seed, (0.9, 0.4 + 0.1 * (arm == "fixed"), 0.2))
+            run = json.loads((folder / "results.json").read_text())
+            run["runs"][0] |= {"agent": "cd_memory", "arm": arm}
+            (folder / "results.json").write_text(json.dumps(run))
+    merged = results.merge(tmp_path)
+    assert [(run["arm"], run["seed"]) for run in merged["runs"]] == [
+        ("fixed", 0), ("fixed", 1), ("random", 0), ("random", 1)
+    ]  # fmt: skip
+    assert [row[0] for row in table.seed_table(merged).rows] == ["fixed", "random"]
+    assert [row[0] for row in table.difference_table(merged).rows] == ["random"]
+    text = page.write(tmp_path).read_text()
+    assert "fixed, random" in text and "cd_memory</td>" not in text
+
+
+def test_rounds_of_a_run_are_not_the_same_run_twice():
+    run = {"agent": "cd_memory", "seed": 0}
+    assert results._key(run) == results._key(run | {"arm": "cd_memory", "round": 0})
+    assert results._key(run) < results._key(run | {"round": 1}) < results._key(run | {"arm": "other"})
 
 
 def test_missing_figures_show_as_absent():

@@ -36,7 +36,7 @@ def test_means_over_the_seeds(merged):
     statements, mixture = breakdown.tables(merged)
     assert statements.title == "by domain and scenario, pairwise in parentheses: source com2sense (n=8)"
     assert statements.headers == (
-        "agent",
+        "arm",
         "domain: social (n=4)",
         "domain: time (n=1)",
         "scenario: causal (n=8)",
@@ -47,7 +47,7 @@ def test_means_over_the_seeds(merged):
         ("cd_memory", "0.800 (0.550)", "0.000", "0.750 (0.500)", "2"),
     )
     assert mixture.title == "by task: babi_all (n=30)"
-    assert mixture.headers == ("agent", "mean of tasks", "of 2 at least 95 %", "babi_qa1 (n=10)", "babi_qa2 (n=20)")
+    assert mixture.headers == ("arm", "mean of tasks", "of 2 at least 95 %", "babi_qa1 (n=10)", "babi_qa2 (n=20)")
     assert mixture.rows == (
         ("baseline", "0.650", "1.5", "0.950", "0.300"),
         ("cd_memory", "0.900", "1", "0.950", "0.550"),

@@ -8,10 +8,8 @@ import pytest
 from test_report import SCORES, make_run
 
 from cd_jax.errors import RequestError
-from cd_jax.report import page, table
-from cd_jax.rundir import journal
+from cd_jax.report import gather, page, table
 from cd_jax.rundir import results as results_lib
-from cd_jax.verbs import report
 
 FILES = ("results.json", "metrics.jsonl", "inference/com2sense-300.jsonl", "memory/entries.jsonl")
 # No text of the runs here has these words.
@@ -111,7 +109,7 @@ def test_figures_that_cannot_be_are_refused(experiment, tmp_path, name, value):
     found["runs"][0]["evaluations"][1][name] = value
     path.write_text(json.dumps(found))
     with pytest.raises(RequestError, match=rf"{path}: `runs\[0\]` has an? `{name}`.*; delete it and evaluate"):
-        report.report(str(tmp_path))
+        gather.report(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == [path]
 
 
@@ -121,5 +119,5 @@ def test_what_a_killed_writer_left_is_cleared_away(experiment, tmp_path):
     own = tmp_path / ".notes.tmp"
     for path in (*left, own):
         path.write_text("{")
-    report.report(str(tmp_path))
+    gather.report(str(tmp_path))
     assert not any(path.exists() for path in left) and own.exists()

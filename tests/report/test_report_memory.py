@@ -149,7 +149,7 @@ def test_only_runs_that_retrieved_have_a_panel():
     runs = [run([record(0, True)], "baseline"), run(RECORDS), run(RECORDS, seed=1), run(RECORDS, "other")]
     ((_, panels),) = memory.browsers(["nothing", TASK], runs)
     # One seed an agent; the second task, and the places among the agents that are shown.
-    assert [(made.agent, made.seed, made.anchor) for made in panels] == [
+    assert [(made.arm, made.seed, made.anchor) for made in panels] == [
         ("cd_memory", 0, "memory-1-1"),
         ("other", 0, "memory-1-2"),
     ]

@@ -1,0 +1,1 @@
+"""An experiment: the plan of its runs, how they are run, and how their arms compare."""

@@ -1,0 +1,1 @@
+"""What `cd_jax tasks` prints and writes."""
