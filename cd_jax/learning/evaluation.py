@@ -14,8 +14,10 @@ import jax
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
+from cd_jax.feed.lessons import answer_alone
 from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import attempting, compose
+from cd_jax.learning.agent import Agent
 from cd_jax.learning.loop import memory_of
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import attempts as attempts_file
@@ -207,7 +209,8 @@ def check_targets(vocabulary: pathlib.Path) -> None:
     """
     targets, split = (resolved(gin.query_parameter(f"evaluate.{name}")) for name in ("targets", "split"))
     _check_split(split)
-    agent = dataclasses.replace(compose.make_agent(""), value=None, terms=())
+    # Whichever agent it will be: what is asked is read in the same way.
+    agent = Agent(name="", lesson=answer_alone, value=None, update=None, terms=())
     loaded, catalogue = vocabularies.load(vocabulary), compose.catalogue()
     student = compose.make_student(agent, loaded)
     for target in targets:
