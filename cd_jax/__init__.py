@@ -9,7 +9,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cd_jax.learning.evaluation import TrainedRun
+    from cd_jax.learning.trained import TrainedRun
 
 __version__ = importlib.metadata.version("cd_jax")
 __all__ = ["__version__", "load"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cd_jax.config import library
 from cd_jax.config.configuration import Configuration
 from cd_jax.errors import RequestError
-from cd_jax.learning.evaluation import TrainedRun
+from cd_jax.learning.trained import TrainedRun
 
 
 def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:

@@ -8,7 +8,7 @@ import optax
 from cd_jax.aot import compile, sweep
 from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate
 from cd_jax.experiment import plan
-from cd_jax.learning import distillation, evaluation, training
+from cd_jax.learning import distillation, evaluation, remembering, training
 from cd_jax.show import examples
 from cd_jax.update.teachers import openai
 
@@ -19,6 +19,7 @@ VERBS = (
     distillation.distill,
     evaluation.evaluate,
     evaluation.infer,
+    remembering.remember,
     compile.aot,
     sweep.aot_sweep,
     examples.show_tasks,

@@ -1,9 +1,10 @@
 """Tasks of the user's own: those of SeqIO's registry, and folders of JSON lines."""
 
 import functools
+import hashlib
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -128,6 +129,24 @@ def _read_lines(task: str, folder: str, split: str) -> Sequence[Example]:
         raise RequestError(f"{task} has no split {split!r}; choose one of {', '.join(SPLITS)}")
     rows = journal.read(_file(folder, split), dict, _parse, "an example", f"write it as {_LINE}")
     return [_example(task, split, number, *row) for number, row in enumerate(rows)]
+
+
+def examples_of(records: Iterable[Mapping[str, Any]], task: str) -> list[Example]:
+    """Examples that are given as values, each of the form of a line of `in_json_lines`.
+
+    Raises:
+      RequestError: one of them is malformed.
+    """
+    found = []
+    for number, record in enumerate(records):
+        try:
+            prompt, answer, said = _parse(dict(record))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RequestError(f"example {number} of {task!r}: {error}; write it as {_LINE}") from error
+        # Known by what it says: the same one may come again.
+        digest = int.from_bytes(hashlib.sha256(f"{prompt} {answer}".encode()).digest()[:4], "big")
+        found.append(_example(task, "told", digest, prompt, answer, said))
+    return found
 
 
 def _parse(record: dict[str, Any]) -> tuple[str, str, list[str]]:

@@ -12,7 +12,7 @@ Bindings = dict[str, str]
 
 # Nothing that a run does depends on them, or its identity says it better: data by digests, agent and seed by name.
 _FREE = re.compile(
-    r"(evaluate|infer|distill|demo|show_tasks|aot|aot_sweep|data)\."
+    r"(evaluate|infer|remember|distill|demo|show_tasks|aot|aot_sweep|data)\."
     r"|train\.(agent|arm|source|seed|batch_size|distilled|initial_checkpoint)$"
     r"|Solver\.(mesh_data|mesh_model|devices|logical_axis_rules)$"
     r"|T5Config\.(scan_layers|remat_policy|logits_chunk)$"
@@ -20,6 +20,8 @@ _FREE = re.compile(
 )
 # These lengthen a run and leave alone what was done.
 _RECORDED = re.compile(r"Budget\.")
+# Where an agent is described.
+_OF_AGENTS = re.compile(r"(Agent|Rounds|Explanations)\.")
 _STEPS, _DECAY = "Budget.steps", ".decay_steps"
 
 
@@ -45,6 +47,9 @@ def changes(where: str, before: Mapping[str, str], now: Mapping[str, str]) -> di
     Raises:
       RequestError: what was done would not be the beginning of what is asked.
     """
+    if not any(name.startswith("Agent.") for name in before):
+        # A run of before agents were files: they say what the agent's name said.
+        now = {name: value for name, value in now.items() if not _OF_AGENTS.match(name)}
     differing = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     recorded = {name: now.get(name, "unbound") for name in differing if _RECORDED.match(name)}
     for name in differing:

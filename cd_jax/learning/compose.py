@@ -105,7 +105,10 @@ def make_solver(vocab_size: int) -> Solver:
 
 
 def make_student(
-    agent: Agent, vocabulary: seqio.Vocabulary, memory: Callable[[Mesh], EpisodicMemory] = _empty
+    agent: Agent,
+    vocabulary: seqio.Vocabulary,
+    memory: Callable[[Mesh], EpisodicMemory] = _empty,
+    solver: Solver | None = None,
 ) -> Student:
     """The student as gin configures it.
 
@@ -113,10 +116,11 @@ def make_student(
       agent: whose.
       vocabulary: of the tasks.
       memory: makes it, for the solver's mesh; called where the agent has one.
+      solver: of the vocabulary; None makes it.
 
     Raises:
       RequestError: as `make_solver` does, or the memory is too small.
     """
-    solver = make_solver(vocabularies.padded_size(vocabulary))
+    solver = solver or make_solver(vocabularies.padded_size(vocabulary))
     settings = Settings()  # type: ignore[call-arg]
     return Student(agent, vocabulary, solver, memory(solver.mesh) if agent.value else None, settings)

@@ -16,109 +16,19 @@ from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
 from cd_jax.feed.lessons import answer_alone
 from cd_jax.feed.tokens import tokenised
-from cd_jax.learning import attempting, compose
+from cd_jax.learning import compose
 from cd_jax.learning.agent import Agent
-from cd_jax.learning.loop import memory_of
-from cd_jax.memory.episodic import EpisodicMemory
-from cd_jax.rundir import attempts as attempts_file
+from cd_jax.learning.trained import TrainedRun, memory_settings
 from cd_jax.rundir import files, interrupt, lock, results, scores
-from cd_jax.rundir.checkpoints import Checkpoints, Progress
+from cd_jax.rundir.checkpoints import Checkpoints
 from cd_jax.solver.decoding import Decoding
 from cd_jax.tasks import Sample, metrics
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.com2sense import submission
 from cd_jax.tasks.com2sense.reader import UNLABELLED
-from cd_jax.types import Attempt, Example
+from cd_jax.types import Attempt
 
-# Times that a reader goes after a run that saves faster than it reads.
-_READER_TRIES = 20
 _PACKAGES = ("cd_jax", "jax", "flax", "optax", "orbax-checkpoint", "seqio", "tensorflow", "scann")
-
-
-class TrainedRun:
-    """A run's best parameters, with the memory of their round.
-
-    Attributes:
-      directory: model_dir of the run.
-      progress: of the run.
-      round: of the self-learning process whose parameters these are.
-      student: that answers.
-      params: the parameters.
-      best_step: of these.
-    """
-
-    def __init__(self, model_dir: str, number: int | None = None):
-        """Restores them.
-
-        Args:
-          model_dir: of the run.
-          number: of the round; None: the last one that was evaluated.
-
-        Raises:
-          RequestError: there is no checkpoint, or it is not of the network that gin describes.
-        """
-        self.directory, self._asked = pathlib.Path(model_dir), number
-        for tries_left in reversed(range(_READER_TRIES)):
-            try:
-                self._read()
-                return
-            except RequestError:
-                # A run that trains meanwhile may have replaced what was being read.
-                if not tries_left or not self._checkpoints.was_replaced():
-                    raise
-
-    def _read(self) -> None:
-        self._checkpoints = Checkpoints(self.directory, read_only=True)
-        self.progress: Progress
-        _, self.progress = self._checkpoints.best()
-        self.steps = self._checkpoints.latest_step()
-        self.agent: str = self.progress.identity.get("agent", "")
-        path = self.directory / compose.VOCABULARY
-        self._vocabulary, self._catalogue = vocabularies.load(path), compose.catalogue()
-        compose.check_vocabulary(path, self.progress.identity)
-        last = self.progress.last_evaluated()
-        self.round = last if self._asked is None else self._asked
-        held = self.directory / "memory" if self.round == last else memory_of(self.directory, self.round)
-        self.student = compose.make_student(
-            compose.make_agent(self.agent), self._vocabulary, lambda mesh: EpisodicMemory.load(held, mesh=mesh)
-        )
-        if self.student.memory:
-            self.student.memory.check_enough()
-        solver = self.student.solver
-        self._checkpoints.check_identity(self.progress.identity | {"network": solver.config.shape()})
-        self.best_step, self.params = self._checkpoints.restore_best(solver.abstract_state().params, self._asked)
-        self._checkpoints.close()
-        self.student.refresh(self.params)
-
-    def attempt(self, task: str, split: str, sample: Sample) -> list[Attempt]:
-        """Decodes a split of a task or mixture and writes `inference/<task>-<step>.jsonl`."""
-        asked = tokenised(self._catalogue, self._vocabulary, task, split, sample.per_task, sample.seed)
-        feed = self.student.eval_feed(asked)
-        self.truncated = feed.truncated
-        attempts = self.student.attempt(self.params, feed, between=interrupt.check)
-        attempts_file.write(self.inference_file(task, split), attempts)
-        return attempts
-
-    def setting(self) -> dict[str, Any]:
-        """Of which parameters its answers are, and how they are found: what tells a score from others."""
-        decoding, memory = self.student.decoding, memory_settings(self.student.settings())
-        trained = memory_settings(self.progress.identity.get("process", {}))
-        return {
-            "step": self.best_step,
-            "parameters": self.progress.parameters.get(str(self.best_step)),
-            "decoding": dataclasses.asdict(decoding),
-            "memory": memory,
-            "setting": scores.setting(decoding, memory, trained),
-        }
-
-    def inference_file(self, task: str, split: str) -> pathlib.Path:
-        """Where `attempt` writes."""
-        return attempting.file_of(self.directory, task, split, self.best_step)
-
-    def ask(self, prompt: str) -> Attempt:
-        """Decodes a prompt that stands in no task; `Attempt.prediction` is the answer."""
-        asked = self.student.as_prompt(Example("", "", prompt, "", ""))
-        return self.student.attempt(self.params, self.student.eval_feed(asked))[0]
 
 
 def summary(task: str, attempts: list[Attempt]) -> dict[str, Any]:
@@ -183,19 +93,34 @@ def evaluate(
     samples = [("source", source, Sample(source_per_task, sample_seed))]
     samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
     asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
-    known = _known(model_dir)
-    if only_missing and known and not (asked := _missing(model_dir, known, asked)):
-        return results.read_results(model_dir)
-    trained = TrainedRun(model_dir)
-    files.clean_up(model_dir)
+    for number in _rounds(model_dir):
+        wanted = _missing(model_dir, number, asked) if only_missing else asked
+        if wanted:
+            _evaluate_round(TrainedRun(model_dir, number), wanted)
+    return results.read_results(model_dir)
+
+
+def _rounds(model_dir: str | pathlib.Path) -> list[int]:
+    """Numbers of the rounds that were evaluated in training, so that there are parameters of each; of a run that never
+    was, such as an imported model, the first one."""
+    checkpoints = Checkpoints(model_dir, read_only=True)
+    _, progress = checkpoints.best()
+    checkpoints.close()
+    return list(range(progress.last_evaluated() + 1))
+
+
+def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]]) -> None:
+    """Decodes what is asked with the parameters of a round."""
+    files.clean_up(trained.directory)
+    named = trained.progress.arm or trained.agent
+    named += f", round {trained.round}" if trained.progress.last_evaluated() else ""
     for one in asked:
         interrupt.check()
-        attempts = trained.attempt(one["task"], split, Sample(**one["sample"]))
+        attempts = trained.attempt(one["task"], one["split"], Sample(**one["sample"]))
         found = one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated}
-        print(f"[{trained.progress.arm or trained.agent}] {printed(found)}", flush=True)
+        print(f"[{named}] {printed(found)}", flush=True)
         # At once: what comes after may be interrupted, or be refused.
-        written = _add(trained, found)
-    return written
+        _add(trained, found)
 
 
 def check_targets(vocabulary: pathlib.Path) -> None:
@@ -223,17 +148,21 @@ def _check_split(split: str) -> None:
 
 
 def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The entries in a run's `results.json`, also of older parameters; none where there is no such file."""
-    if not (pathlib.Path(model_dir) / results.RESULTS).is_file():
-        return []
-    runs = results.read_results(model_dir)["runs"]
-    return [entry for compose in runs for entry in compose.get("evaluations") or scores.before_settings(compose)]
+    """The runs in a run's `results.json`, one for each round; none where there is no such file."""
+    there = (pathlib.Path(model_dir) / results.RESULTS).is_file()
+    return results.read_results(model_dir)["runs"] if there else []
 
 
-def _missing(model_dir: str, known: list[dict[str, Any]], asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _evaluations(known: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The scores of a round that are known, also of older parameters."""
+    of_round = [run for run in known if (run.get("round") or 0) == number]
+    return [entry for run in of_round for entry in run.get("evaluations") or scores.before_settings(run)]
+
+
+def _missing(model_dir: str, number: int, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
     checkpoints = Checkpoints(model_dir, read_only=True)
-    step, progress = checkpoints.best()
+    step, progress = checkpoints.best(number)
     checkpoints.close()
     now = {
         "step": step,
@@ -241,47 +170,47 @@ def _missing(model_dir: str, known: list[dict[str, Any]], asked: list[dict[str, 
         "decoding": dataclasses.asdict(Decoding()),
         "memory": memory_settings(progress.identity.get("process", {})),
     }
-    keys = set(map(scores.key, known))
+    keys = set(map(scores.key, _evaluations(_known(model_dir), number)))
     return [one for one in asked if scores.key(one | now) not in keys]
 
 
-def memory_settings(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Of a process's settings those that decide what memory gives; None where there is none."""
-    memory = settings.get("memory")
-    return memory and {name: settings[name] for name in ("num_queries", "num_axes")} | memory
-
-
-def _add(trained: TrainedRun, found: dict[str, Any]) -> dict[str, Any]:
+def _add(trained: TrainedRun, found: dict[str, Any]) -> None:
     """Writes a results.json with this score and those that are there, also those that came meanwhile."""
     with lock.in_turn(trained.directory):
-        written = _described(trained, scores.merged(_known(trained.directory), [found]), found)
+        known = _known(trained.directory)
+        run = _described(trained, scores.merged(_evaluations(known, trained.round), [found]), found)
+        others = [other for other in known if (other.get("round") or 0) != trained.round]
+        runs = sorted([*others, run], key=lambda run: run.get("round") or 0)
+        written = {"meta": meta([trained.progress.identity["seed"]]), "runs": runs}
         files.write_json(trained.directory / results.RESULTS, written)
-    return written
 
 
 def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: dict[str, Any]) -> dict[str, Any]:
-    """The content of a results.json, where `found` came last, in whichever place it stands."""
-    seed, progress, step = trained.progress.identity["seed"], trained.progress, trained.best_step
+    """A run of a results.json, where `found` came last, in whichever place it stands."""
+    progress, step, number = trained.progress, trained.best_step, trained.round
     parameters = progress.parameters.get(str(step))
     in_turn = [*evaluations, found]
     sources = scores.newest(in_turn, "source", step, parameters)
-    entry = {
+    of_round = progress.rounds[number] if number < len(progress.rounds) else {}
+    return {
         "agent": trained.agent,
         "arm": progress.arm or trained.agent,
-        "seed": seed,
+        "round": number,
+        "seed": progress.identity["seed"],
         "source": sources[-1] if sources else None,
         "targets": scores.newest(in_turn, "target", step, parameters),
         "evaluations": evaluations,
         "trained_on": progress.trained_on,
-        "steps": trained.steps,
+        "steps": of_round.get("last_step", trained.steps),
         "best_step": step,
         "parameters": parameters,
-        "stopped_by": progress.stopped_by,
-        "budget": progress.budget,
+        "stopped_by": of_round.get("stopped_by", progress.stopped_by),
+        "budget": of_round.get("budget", progress.budget),
         "changes": progress.changes,
-        "train_seconds": round(progress.train_seconds, 1),
+        "train_seconds": round(of_round.get("train_seconds", progress.train_seconds), 1),
+        "updates": {name: of_round[name] for name in ("attempts", "right", "written", "kept") if name in of_round}
+        | trained.retrieved(),
     }
-    return {"meta": meta([seed]), "runs": [entry]}
 
 
 @gin.configurable

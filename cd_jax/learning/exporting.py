@@ -5,7 +5,9 @@ import shutil
 
 import jax.numpy as jnp
 
-from cd_jax.learning import compose, evaluation
+from cd_jax.learning import compose
+from cd_jax.learning.student import Settings
+from cd_jax.learning.trained import TrainedWeights
 from cd_jax.rundir import files, lock
 from cd_jax.rundir.checkpoints import Checkpoints
 from cd_jax.solver.solver import TrainState
@@ -25,7 +27,7 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
       RunError: it cannot be written.
     """
     target = pathlib.Path(output or pathlib.Path(model_dir) / "export" / kind)
-    trained = evaluation.TrainedRun(model_dir)
+    trained = TrainedWeights(model_dir)
     with lock.exclusive(target, "export"):
         if output:
             lock.check_empty(target, "--output")
@@ -40,14 +42,13 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
     print(f"step {trained.best_step} of {model_dir} in {target}")
 
 
-def _write_hf(folder: pathlib.Path, trained: evaluation.TrainedRun) -> None:
-    length = trained.student.settings()["sequence_length"]["targets"]
-    config = trained.student.solver.config
-    huggingface.write(folder, trained.params, config, trained.directory / compose.VOCABULARY, length)
+def _write_hf(folder: pathlib.Path, trained: TrainedWeights) -> None:
+    length = Settings().sequence_length["targets"]  # type: ignore[call-arg]
+    huggingface.write(folder, trained.params, trained.solver.config, trained.directory / compose.VOCABULARY, length)
 
 
-def _write_t5x(folder: pathlib.Path, trained: evaluation.TrainedRun, orbax: bool) -> None:
-    solver = trained.student.solver
+def _write_t5x(folder: pathlib.Path, trained: TrainedWeights, orbax: bool) -> None:
+    solver = trained.solver
     state = TrainState(jnp.int32(trained.best_step), trained.params, None)
     if "imported" not in trained.progress.identity:
         # Imported models have no state of an optimiser; T5X goes on with that of the others.

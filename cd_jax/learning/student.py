@@ -251,16 +251,21 @@ class Student:
         self._recollection.tell_lengths(self._counter)
         return len(set(rows[rows >= 0].tolist()))
 
+    def retabulate(self) -> None:
+        """After something was taken out of memory; keys come with `refresh`."""
+        if self._recollection:
+            self._recollection.tabulate()
+
     def refresh(self, params) -> None:
         """Encodes the memory's keys with these parameters."""
         if self._recollection:
             self._recollection.refresh(params)
 
     def save_memory(self, directory: pathlib.Path) -> None:
-        """Writes `memory/`, where there is a memory."""
+        """Writes the memory, where there is one, into its folder."""
         if not self.memory:
             return
-        self.memory.save(directory / "memory")
+        self.memory.save(directory)
         if left_out := self.memory.left_out:
             print(
                 f"cd_jax: {left_out} keys of the memory are not finite, and are not found", file=sys.stderr, flush=True

@@ -15,7 +15,7 @@ from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.progress import ProgressLine, clock
 from cd_jax.learning.student import Student
 from cd_jax.proposal.iterator import DeterministicIterator
-from cd_jax.rundir import interrupt, metrics
+from cd_jax.rundir import interrupt, metrics, results
 from cd_jax.rundir.checkpoints import Progress
 from cd_jax.solver.solver import TrainState
 from cd_jax.types import Lesson
@@ -144,7 +144,7 @@ class Trainer:
         progress = self._ledger.progress
         why = {
             "plateau": f"no smaller validation error in {self._budget.patience} evaluations (plateau)",
-            "steps": "all steps are done (budget)",
+            "steps": "all its steps are done (budget)" if progress.rounds[1:] else "all steps are done (budget)",
             "seconds": f"{self._budget.seconds:g} seconds are over (budget), before the schedule's end",
         }
         reason = why.get(progress.budget or progress.stopped_by, progress.stopped_by)
@@ -241,6 +241,12 @@ class _Fitting:
         progress.validation.append([step, error])
         if progress.best()[0] == step:
             # Retrievals are counted as they were under the best parameters so far, which `cd_jax eval` will use.
-            student.save_memory(ledger.directory)
+            student.save_memory(ledger.directory / results.MEMORY)
         progress.train_seconds = ledger.seconds()
         progress.stopped_by, progress.budget = self._budget.verdict(step, progress, self._share)
+        progress.rounds[-1] |= {
+            "last_step": step,
+            "stopped_by": progress.stopped_by,
+            "budget": progress.budget,
+            "train_seconds": progress.train_seconds,
+        }

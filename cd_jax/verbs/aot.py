@@ -24,7 +24,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="compile a step for a TPU pod that is not there: memory, time",
-    place=9,
+    place=10,
     run=_run,
     gin_file="runs/aot.gin",
     needs_model_dir=False,

@@ -13,7 +13,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="decode source and targets with a trained run: results.json",
-    place=5,
+    place=6,
     run=_run,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),

@@ -24,7 +24,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="write a run's parameters for Hugging Face's transformers or T5X",
-    place=8,
+    place=9,
     run=_run,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),

@@ -16,7 +16,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="make a model_dir of a model of Hugging Face's or T5X's",
-    place=7,
+    place=8,
     run=_run,
     gin_file="runs/import.gin",
     add_flags=_add_flags,

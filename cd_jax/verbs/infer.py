@@ -19,7 +19,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="decode a task or a --prompt with a trained run",
-    place=6,
+    place=7,
     run=_run,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),

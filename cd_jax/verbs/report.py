@@ -18,7 +18,7 @@ def _run(args, configuration) -> None:
 
 VERB = verbs.Verb(
     help="gather results into a table, results.json and report.html",
-    place=10,
+    place=11,
     run=_run,
     statements=_refuse_gin,
 )

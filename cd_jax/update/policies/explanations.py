@@ -1,5 +1,6 @@
 """The paper's update policy: a teacher explains why the right answer is right (arXiv 2212.11353, section 2)."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 import gin
@@ -43,10 +44,10 @@ class Explanations:
 
     def key(self, example: Example, attempts: Sequence[Attempt]) -> Key:
         """What the teacher's answer depends on: example, name, and a hash of what it is told where it says one."""
-        told = ""
+        shown = _seen(attempts)
         if isinstance(self._teacher, SamplingTeacher):
-            told = self._teacher.request_hash(example, _seen(attempts))
-        return example.example_id, self.name, told
+            return example.example_id, self.name, self._teacher.request_hash(example, shown)
+        return example.example_id, self.name, hashlib.sha256(shown.encode()).hexdigest()[:16] if shown else ""
 
     def write(
         self, example: Example, attempts: Sequence[Attempt], known: Sequence[Update], number: int
