@@ -196,6 +196,7 @@ def _described(trained: TrainedRun, evaluations: list[dict[str, Any]], found: di
         "agent": trained.agent,
         "arm": progress.arm or trained.agent,
         "round": number,
+        "rounds": max(len(progress.rounds), 1),
         "seed": progress.identity["seed"],
         "source": sources[-1] if sources else None,
         "targets": scores.newest(in_turn, "target", step, parameters),

@@ -24,7 +24,7 @@ def tables(results: Json) -> list[table.Table]:
         # By arm, so that the runs of an arm stand together.
         runs = [run for runs in table.by_arm(results).values() for run in runs]
         scores = [table.score(run, column) for run in runs]
-        arms = [results_lib.arm(run) for run in runs]
+        arms = [results_lib.named(run) for run in runs]
         found += [_by_facet(column, arms, scores), _by_task(column, arms, scores)]
     return [made for made in found if made is not None]
 

@@ -43,7 +43,7 @@ def write(directory: files.Path) -> epath.Path:
 
 
 def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str:
-    palette = plots.colours([results_lib.arm(run) for run in results["runs"]])
+    palette = plots.colours([results_lib.named(run) for run in results["runs"]])
     each_run, *over_seeds = table.tables(results)
     targets = list(dict.fromkeys(column.task for column in table.columns(results) if column.role == "target"))
     return _template().render(
@@ -87,8 +87,9 @@ def _read_runs(directory: epath.Path) -> tuple[list[Run], list[str]]:
     absent: list[str] = []
     for folder in results_lib.run_dirs(directory):
         records = results_lib.read_results(folder)["runs"]
-        if len(records) == 1:
-            runs.append(_read_run(folder, records[0], absent))
+        if len({(results_lib.arm(record), record["seed"]) for record in records}) == 1:
+            # Of several rounds the last one: its are the newest examples, and the memory.
+            runs.append(_read_run(folder, records[-1], absent))
         else:
             # The logs do not say which of several runs they are about.
             absent.append(f"{folder.name}: {len(records)} runs in one folder, so no curves and examples of them")
@@ -110,7 +111,7 @@ def _read_run(folder: epath.Path, record: Json, absent: list[str]) -> Run:
             absent.append(f"{folder.name}: no {results_lib.INFERENCE}/{target['task']}-<step>.jsonl")
     entries = folder / results_lib.MEMORY / results_lib.ENTRIES
     held = _read(entries, absent) if entries.is_file() else []
-    return Run(results_lib.arm(record), record["seed"], metrics, inference, held)
+    return Run(results_lib.named(record), record["seed"], metrics, inference, held)
 
 
 def _read(path: epath.Path, absent: list[str]) -> list[Json]:

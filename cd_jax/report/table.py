@@ -13,6 +13,7 @@ from cd_jax.rundir import scores
 from cd_jax.tasks import sample
 
 ABSENT = "–"
+TITLE_ROUNDS = "what each round did: attempts at the source, updates, and entries of its memory that training retrieved"
 TITLE_RUNS = "accuracy of each run"
 TITLE_SEEDS = "mean ± sd (min–max) over the seeds"
 TITLE_DIFFERENCES = "difference from {}, mean [95 % interval] over the seeds of both"
@@ -117,8 +118,8 @@ def value(run: Json, column: Column, name: str = "accuracy") -> float | None:
 def by_arm(results: Json) -> dict[str, list[Json]]:
     """The runs of each arm."""
     arms: dict[str, list[Json]] = {}
-    for run in sorted(results["runs"], key=lambda run: (results_lib.arm_order(results_lib.arm(run)), run["seed"])):
-        arms.setdefault(results_lib.arm(run), []).append(run)
+    for run in sorted(results["runs"], key=lambda run: (results_lib.arm_order(results_lib.named(run)), run["seed"])):
+        arms.setdefault(results_lib.named(run), []).append(run)
     return arms
 
 
@@ -132,7 +133,7 @@ def run_table(results: Json) -> Table:
     headers = ("arm", "seed", *(column.header for column in tasks), "steps", "stopped by", "seconds")
     rows = tuple(
         (
-            results_lib.arm(run),
+            results_lib.named(run),
             str(run["seed"]),
             *(_run_cell(run, column) for column in tasks),
             _text(run.get("steps")),
@@ -188,9 +189,23 @@ def _figures(results: Json) -> list[tuple[str, Column, str]]:
     return figures
 
 
+def rounds_table(results: Json) -> Table | None:
+    """What every round of every run did with updates; None where no run had several rounds."""
+    runs = [run for run in results["runs"] if (run.get("rounds") or 1) > 1]
+    if not runs:
+        return None
+    headers = ("arm", "seed", "attempts", "of them right", "updates written", "kept in memory", "retrieved")
+    names = ("attempts", "right", "written", "kept", "retrieved")
+    rows = tuple(
+        (results_lib.named(run), str(run["seed"]), *(_text((run.get("updates") or {}).get(name)) for name in names))
+        for run in runs
+    )
+    return Table(TITLE_ROUNDS, headers, rows)
+
+
 def tables(results: Json) -> list[Table]:
     """All tables of `results`, for readers that lay them out themselves."""
-    found = [run_table(results), seed_table(results), difference_table(results)]
+    found = [run_table(results), seed_table(results), difference_table(results), rounds_table(results)]
     return [table for table in found if table is not None]
 
 

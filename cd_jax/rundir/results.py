@@ -21,6 +21,7 @@ METRICS = "metrics.jsonl"
 INFERENCE = "inference"
 MEMORY = "memory"
 ENTRIES = "entries.jsonl"
+_ROUND = ", round "
 _GROUPS = ("by_domain", "by_scenario", "by_task")
 _MEND = "delete it and evaluate the run again"
 
@@ -32,9 +33,16 @@ def arm(run: Json) -> str:
     return run.get("arm") or run["agent"]
 
 
+def named(run: Json) -> str:
+    """What a run's figures are shown under: its arm, and the round where there were several."""
+    return f"{arm(run)}{_ROUND}{run.get('round') or 0}" if (run.get("rounds") or 1) > 1 else arm(run)
+
+
 def arm_order(name: str) -> tuple[int, str]:
-    """Sort key: the three agents in the order in which each adds to the one before, then other arms by name."""
-    return (AGENTS.index(name) if name in AGENTS else len(AGENTS), name)
+    """Sort key: the three agents in the order in which each adds to the one before, then other arms by name; the rounds
+    of an arm in turn."""
+    name_of_arm = name.partition(_ROUND)[0]
+    return (AGENTS.index(name_of_arm) if name_of_arm in AGENTS else len(AGENTS), name)
 
 
 def run_dirs(directory: str | os.PathLike[str]) -> list[epath.Path]:
@@ -193,7 +201,9 @@ _OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
 # What a run has beside its scores, where it has it.
 _OF_A_RUN: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("arm", "stopped_by", "parameters"), _is_text),
-    **dict.fromkeys(("round", "steps", "best_step"), _is_integer),
+    **dict.fromkeys(("round", "rounds"), _is_count),
+    "updates": lambda value: _is_object(value) and all(map(_is_count, value.values())),
+    **dict.fromkeys(("steps", "best_step"), _is_integer),
     "train_seconds": _is_number,
     "trained_on": _is_object,
 }
