@@ -91,7 +91,8 @@ class Feed:
         positive = lengths.get("positive", 0)
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
         rows = tf.data.Dataset.counter(dtype=tf.int64).map(drawn, **parallel)
-        features = tf.data.Dataset.zip(rows, converter(rows.map(task_features, **parallel), lengths))
+        of_task = {name: length for name, length in lengths.items() if name != "positive"}
+        features = tf.data.Dataset.zip(rows, converter(rows.map(task_features, **parallel), of_task))
         batches = features.map(lambda row, features: with_positive(row) | features).batch(
             batch_size // jax.process_count()
         )

@@ -77,7 +77,6 @@ class Recollection:
         self._replicated = NamedSharding(solver.mesh, PartitionSpec())
         ordinals = tf.ragged.constant([vocabulary.encode(f"{i + 1}:") for i in range(memory.num_queries)])
         self._ordinals = tuple(map(tuple, ordinals.to_tensor().numpy().tolist()))
-        self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
         self._vectors = self._put(np.zeros((memory.capacity, solver.config.emb_dim), np.float32))
         self._states: jax.Array | None = None
         self._taught: Taught | None = None
@@ -86,7 +85,9 @@ class Recollection:
     # Tables
 
     def tabulate(self) -> None:
-        """Makes the tables of what is in memory now; `refresh` encodes them."""
+        """Makes the tables of what is in memory now, with which feeds of before do not go; `refresh` encodes them."""
+        # Numbered anew, whatever splits were met before: the prior counts as many classes after a resumption.
+        self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
         # Of a prompt the end is read, as in passages; of an update the start.
         self._contexts = self._put(self._padded(self._ended(self.memory.prompts())[:, -self._inputs :]))
         self._labels = self._label()
