@@ -93,6 +93,7 @@ def evaluate(
     samples = [("source", source, Sample(source_per_task, sample_seed))]
     samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
     asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
+    _known(model_dir)  # A damaged file is told before anything is decoded.
     for number in _rounds(model_dir):
         wanted = _missing(model_dir, number, asked) if only_missing else asked
         if wanted:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
 from cd_jax.learning import distillation as verb
-from cd_jax.learning.distillation import distill, read_attempts
+from cd_jax.learning.distillation import distill
+from cd_jax.rundir import updates as store
+from cd_jax.rundir.attempts import read as read_attempts
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.update.teachers.teacher import Explanation
@@ -165,7 +167,7 @@ def test_attempts_are_read_as_infer_writes_them(tmp_path):
     generation = "line\u2028separator \x85 é. answer: yes"
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"example_id": "x", "generation": generation, "more": 1}, ensure_ascii=False) + "\n")
-    assert read_attempts(str(path)) == {"x": generation}
+    assert [(said.example_id, said.generation) for said in read_attempts(str(path))] == [("x", generation)]
 
 
 @pytest.mark.parametrize(

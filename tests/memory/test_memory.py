@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from memories import entries_of, filled, mesh_of, normal
 
 from cd_jax.errors import RequestError
-from cd_jax.memory import episodic, queries
+from cd_jax.memory import episodic, queries, values
 from cd_jax.memory.entries import Entry, Owners, read_lines
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.types import Example, Update

@@ -9,6 +9,7 @@ from test_report import SCORES, make_run
 
 from cd_jax.errors import RequestError
 from cd_jax.report import gather, page, table
+from cd_jax.rundir import journal
 from cd_jax.rundir import results as results_lib
 
 FILES = ("results.json", "metrics.jsonl", "inference/com2sense-300.jsonl", "memory/entries.jsonl")

@@ -152,29 +152,39 @@ class TestAttempts:
         journal.write(path, [dict(zip(names, line, strict=True)) for line in lines])
         return path
 
-    def test_of_several_the_first_wrong_one_counts_else_the_first(self, tmp_path):
+    def test_all_samples_are_read_in_the_order_of_the_file(self, tmp_path):
         said = self.write(
             tmp_path / "said.jsonl",
             *(("a", 0, True, "r0"), ("b", 0, True, "r0"), ("a", 1, False, "w1"), ("a", 2, False, "w2")),
             *(("b", 1, None, "u1"), ("c", 3, False, "w3"), ("c", 4, True, "r4")),
         )
-        assert attempts.read_attempts(said) == {"a": "w1", "b": "r0", "c": "w3"}
+        found = [(one.example_id, one.sample, one.generation) for one in attempts.read(said)]
+        assert found == [
+            ("a", 0, "r0"),
+            ("b", 0, "r0"),
+            ("a", 1, "w1"),
+            ("a", 2, "w2"),
+            ("b", 1, "u1"),
+            ("c", 3, "w3"),
+            ("c", 4, "r4"),
+        ]
 
     def test_the_same_sample_twice_is_refused(self, tmp_path):
         said = self.write(tmp_path / "said.jsonl", ("a", 1, True, "so"), ("a", 0, True, "so"), ("a", 1, True, "so"))
         with pytest.raises(
             RequestError, match=rf"^{said}:3: not an attempt \(sample 1 of a stands in a line before\);"
         ):
-            attempts.read_attempts(said)
+            attempts.read(said)
         journal.write(said, 2 * [{"example_id": "a", "generation": "so"}])
         with pytest.raises(RequestError, match=rf"^{said}:2: not an attempt \(sample 0 of a"):
-            attempts.read_attempts(said)
+            attempts.read(said)
 
     def test_what_is_written_is_read(self, tmp_path):
         example = Example("t/0", "t", "line\u2028separator", "é?", "\ud800")
         held = [{"query": "key", "update": "be\ncause", "example_id": "t/1", "distance": 0.5}]
         attempts.write(tmp_path / "a.jsonl", [Attempt(example, "so. answer: no", "no", False, 0.25, held)])
-        assert attempts.read_attempts(tmp_path / "a.jsonl") == {"t/0": "so. answer: no"}
+        [said] = attempts.read(tmp_path / "a.jsonl")
+        assert (said.example_id, said.generation, said.sample, said.score) == ("t/0", "so. answer: no", 0, 0.25)
         assert attempts.read_retrieved(tmp_path / "a.jsonl", "mend it") == {"t/0": ["be\ncause"]}
 
     def test_damaged_passages(self, tmp_path):

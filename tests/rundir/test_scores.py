@@ -64,8 +64,8 @@ class Trained:
 
     asked: list[str] = []
 
-    def __init__(self, model_dir):
-        self.directory = pathlib.Path(model_dir)
+    def __init__(self, model_dir, number=None):
+        self.directory, self.round = pathlib.Path(model_dir), number or 0
         checkpoints = Checkpoints(model_dir, read_only=True)
         self.best_step, self.progress = checkpoints.best()
         self.steps, self.agent = checkpoints.latest_step(), self.progress.identity["agent"]
@@ -75,6 +75,9 @@ class Trained:
     def attempt(self, task, split, sample):
         Trained.asked.append(task)
         return [Attempt(Example(f"{task}/{split}/{i}", task, "", "", "a"), "", "a", True, 1.0, []) for i in range(4)]
+
+    def retrieved(self):
+        return {}
 
     def setting(self):
         decoding = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "num_samples": 1, "num_beams": 1}
@@ -154,6 +157,7 @@ def test_a_sample_of_none_is_refused(run_dir, per_task):
 def test_many_at_once_lose_nothing(tmp_path):
     progress = Progress({"seed": 0}, parameters={"8": "new"})
     trained = types.SimpleNamespace(directory=tmp_path, progress=progress, best_step=8, steps=8, agent="baseline")
+    trained.round, trained.retrieved = 0, dict
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: evaluation._add(trained, entry(f"t{i}", accuracy=i / 100)), range(40)))
     found = written(tmp_path)["evaluations"]
@@ -178,7 +182,7 @@ def evaluated(trained, tmp_path_factory):
     return folder
 
 
-def refuse(model_dir):
+def refuse(model_dir, number):
     raise AssertionError("decodes")
 
 

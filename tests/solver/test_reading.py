@@ -137,6 +137,7 @@ class Joined:
     """Reads updates of the memory, and adds a loss that depends on all that `Bound` offers."""
 
     cached: bool = False
+    losses = ("joined_loss",)
 
     def __call__(self, bound, batch, memory, key):
         updates = memory["updates"][batch["picked"]]
@@ -150,7 +151,7 @@ class Joined:
         nats = bound.token_nats(batch["prompt"][:, None], updates[:, 0])
         added = memory["weight"] * ((pooled**3).sum(-1) + nats.sum(-1)).mean()
         seen = {"picked": batch["picked"], "pooled": pooled, "drawn": jax.random.uniform(key, (len(pooled),))}
-        return batch | read, added, seen
+        return batch | read, {"joined_loss": added}, seen
 
 
 def asked(rows: int = 16) -> tuple[dict, dict]:
@@ -212,9 +213,9 @@ def test_a_step_that_reads_follows_the_gradient_of_the_sum(data, model, parts, c
     before = jax.tree.map(np.asarray, state.params)
     state, metrics = solver.train_step(state, batch, 0, Joined(cached), memory)
     expected, (entropy, added) = plain_gradients(cached)
-    assert set(metrics) == {"loss", "added", "grad_norm", "seen"}
+    assert set(metrics) == {"loss", "joined_loss", "grad_norm", "seen"}
     assert float(metrics["loss"]) == pytest.approx(float(entropy), rel=1e-5)
-    assert float(metrics["added"]) == pytest.approx(float(added), rel=1e-5)
+    assert float(metrics["joined_loss"]) == pytest.approx(float(added), rel=1e-5)
     # A microbatch's rows are not its neighbours': what was seen comes back in the order of the batch.
     np.testing.assert_array_equal(metrics["seen"]["picked"], batch["picked"])
     pooled = tiny()[0].embed(tiny()[2], batch["prompt"], 16)

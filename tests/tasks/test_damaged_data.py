@@ -18,7 +18,7 @@ from test_com2sense_reader import write as write_com2sense
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import updates as store
-from cd_jax.rundir.attempts import read_attempts
+from cd_jax.rundir.attempts import read as read_attempts
 from cd_jax.tasks.babi import archive, format
 from cd_jax.tasks.babi.story import Question, Story
 from cd_jax.tasks.com2sense import reader
@@ -178,7 +178,9 @@ FORMATS = {
     "pair_id_train.json": Format(com2sense("pair_id_train.json"), read_com2sense, check_pairs),
     "a task of one's own": Format(own, read_own, check_own),
     "updates.jsonl": Format(updates, store.read, check_updates),
-    "attempts": Format(attempts, lambda file: list(read_attempts(str(file)).items()), check_attempts),
+    "attempts": Format(
+        attempts, lambda file: [(said.example_id, said.generation) for said in read_attempts(str(file))], check_attempts
+    ),
 }
 
 
