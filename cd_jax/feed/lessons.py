@@ -14,6 +14,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from cd_jax.config.ranges import PositiveFloat
 from cd_jax.errors import RequestError
 from cd_jax.feed import formats
 from cd_jax.types import Attempt, Example, Lesson, Segment, Update
@@ -23,7 +24,7 @@ class LessonForm(Protocol):
     """What is learnt of an example."""
 
     def __call__(
-        self, example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: float
+        self, example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: PositiveFloat
     ) -> list[Lesson]:
         """Makes lessons.
 
@@ -44,7 +45,7 @@ class LessonForm(Protocol):
 
 @gin.configurable
 def answer_alone(
-    example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: float
+    example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: PositiveFloat
 ) -> list[Lesson]:
     """The lesson `answer: y`, whether or not there are updates."""
     target = (Segment(formats.answer(example.answer), answer_weight),)
@@ -53,7 +54,7 @@ def answer_alone(
 
 @gin.configurable
 def explained(
-    example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: float
+    example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: PositiveFloat
 ) -> list[Lesson]:
     """The lessons `u answer: y`, one for each update u (arXiv 2212.11353, section 3); against it stands what the solver
     said before a wrong answer."""

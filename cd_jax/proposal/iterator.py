@@ -5,6 +5,8 @@ import dataclasses
 import gin
 import numpy as np
 
+from cd_jax.config.ranges import PositiveInt, Seed
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +19,9 @@ class DeterministicIterator:
       seed: of the order.
     """
 
-    num_examples: int
-    batch_size: int
-    seed: int
+    num_examples: PositiveInt
+    batch_size: PositiveInt
+    seed: Seed
 
     @property
     def steps_per_epoch(self) -> int:

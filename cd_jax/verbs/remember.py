@@ -18,7 +18,7 @@ def _run(args, configuration) -> None:
 
 
 VERB = verbs.Verb(
-    help="tell a trained run explained examples of a new task: memory alone changes",
+    help="tell a trained run explained examples; memory alone changes",
     place=5,
     run=_run,
     gin_file=_GIN_FILE,

@@ -74,8 +74,8 @@ def test_the_data_are_checked_for_every_arm_and_once_for_agents(tmp_path, done):
 @pytest.mark.parametrize(
     ("arm", "words"),
     [
-        ({"AGENT": "nobody"}, "AGENT='nobody' is none of baseline"),
-        ({}, "AGENT='a' is none of baseline"),
+        ({"AGENT": "nobody"}, "AGENT='nobody' is none of answer_from_memory"),
+        ({}, "AGENT='a' is none of answer_from_memory"),
         ({"AGENT": "cd_memory", "TRAIN_RETRIVAL": "fixed"}, "did you mean TRAIN_RETRIEVAL?"),
         ({"AGENT": "cd_memory", "TRAIN_RETRIEVAL": "sometimes"}, "random, fixed, off"),
         ({"AGENT": "cd_memory", "T5Config.num_heads": 0}, "a whole number of at least 1"),

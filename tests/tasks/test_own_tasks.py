@@ -111,7 +111,7 @@ def test_a_source_of_json_lines_a_target_of_seqio_and_a_verifier(modules, user_e
     assert {update["update"] for update in updates if update["example_id"] == "figs/train/3"} == {
         "Ann has 3", "nobody else has any",
     }  # fmt: skip
-    theirs = ["--module_import=my_things", "--gin.SelfLearningProcess.verifier=@MyVerifier"]
+    theirs = ["--module_import=my_things", "--gin.Agent.verifier=@MyVerifier"]
     user(["train", *mine, *theirs, *small(AGENT="'cd_memory'")], modules, user_environment)
     evaluation = ["--gin.TARGETS=['my_parity']", "--gin.evaluate.split='validation'"]
     # Where JSON lines are, the run knows; code must be named again.

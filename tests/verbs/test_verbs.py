@@ -10,7 +10,7 @@ from cd_jax.config import library
 
 
 def test_the_verbs_are_in_their_order():
-    expected = ["demo", "tasks", "distill", "train", "eval", "infer", "import", "export", "aot", "report"]
+    expected = ["demo", "tasks", "distill", "train", "remember", "eval", "infer", "import", "export", "aot", "report"]
     assert list(verbs.find()) == expected
     places = [verb.place for verb in verbs.find().values()]
     assert len(set(places)) == len(places)
