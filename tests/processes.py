@@ -115,7 +115,8 @@ def remembering():
 
 def taught(student, told=None):
     """Its lessons of each example of the source; `told`: the updates."""
-    told = updates() if told is None else told
+    if told is None:
+        told = updates() if student.agent.update else {}
     return lessons.of_examples(student.agent.lesson, source().examples, told, {}, ANSWER_WEIGHT)
 
 
@@ -190,11 +191,13 @@ def say(monkeypatch, text):
         asked.append(batch["example"].tolist())
         return reading(params, batch, *args)
 
-    def generate(params, passages, max_length, *_):
-        return np.tile(np.array([tokens + [0] * (max_length - len(tokens))], np.int32), (len(passages), 1))
+    def generate_all(params, passages, max_length, method, *_):
+        row = np.array(tokens + [0] * (max_length - len(tokens)), np.int32)
+        rows = (len(passages), method.rows)
+        return np.broadcast_to(row, (*rows, max_length)), np.zeros(rows, np.float32)
 
     monkeypatch.setattr(solver(), "read", read)
-    monkeypatch.setattr(solver(), "generate", generate)
+    monkeypatch.setattr(solver(), "generate_all", generate_all)
     return asked
 
 
