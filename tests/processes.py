@@ -1,4 +1,4 @@
-"""Processes of a solver so small that it runs in the tests, and what several tests ask of them."""
+"""Students with a solver so small that it runs in the tests, and what several tests ask of them."""
 
 import contextlib
 import functools
@@ -10,19 +10,24 @@ import optax
 import pytest
 import tensorflow as tf
 
+from cd_jax.feed import lessons
 from cd_jax.feed.tokens import TokenisedExamples, tokenised
-from cd_jax.learning.student import AGENTS, SelfLearningProcess
+from cd_jax.learning.agent import Agent
+from cd_jax.learning.student import Settings, Student
 from cd_jax.memory import values
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import Solver
-from cd_jax.step.reader import Contrast
+from cd_jax.step.terms.contrastive import Contrast
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
+from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.teachers.oracle import OracleTeacher
 
 BATCH = 8
+ANSWER_WEIGHT = 2.0
 
 
 @functools.cache
@@ -69,58 +74,95 @@ def params():
     return solver().init(0).params
 
 
+def agent_of(name, contrast=Contrast):
+    """The agent of `gin/agents/NAME.gin`."""
+    if name == "baseline":
+        return Agent(name, lessons.answer_alone)
+    if name == "cd_finetune":
+        return Agent(name, lessons.explained, update=Explanations)
+    assert name == "cd_memory"
+    return Agent(name, lessons.explained, values.update_value, Explanations, terms=[contrast()])
+
+
 def make(
-    agent, inputs=256, targets=64, eval_batch_size=16, entries=None, contrast=Contrast, cache_passages=False, **options
+    name,
+    inputs=256,
+    targets=64,
+    eval_batch_size=16,
+    entries=None,
+    contrast=Contrast,
+    cache_passages=False,
+    decoding=Decoding,
+    **options,
 ):
-    """A process; `options` are of its memory, which holds 60 updates of the source where no entries are given."""
-    memory = None
-    if AGENTS[agent].remembers:
-        entries = entries or values.choose_entries(source().examples, updates(), 60, 0)
+    """A student; `options` are of its memory, which holds 60 updates of the source where no entries are given."""
+    agent, memory = agent_of(name, contrast), None
+    if agent.value:
+        entries = entries or values.choose_entries(source().examples, updates(), 60, 0, agent.value)
         memory = memories.filled(entries, mesh=solver().mesh, **options)
     lengths = {"inputs": inputs, "targets": targets}
-    named = {"contrast": contrast, "cache_passages": cache_passages}
-    return SelfLearningProcess(AGENTS[agent], vocabulary(), solver(), memory, lengths, 2.0, eval_batch_size, **named)
+    settings = Settings(lengths, ANSWER_WEIGHT, eval_batch_size, decoding, cache_passages)
+    return Student(agent, vocabulary(), solver(), memory, settings)
 
 
 @functools.cache
 def remembering():
     """An agent with memory, whose keys are of `params`."""
     made = make("cd_memory")
-    made.remember(params())
+    made.refresh(params())
     return made
 
 
-def study(agent):
-    """The agent's input pipeline of the source."""
-    return agent.study(source(), BATCH, updates())
+def taught(student, told=None):
+    """Its lessons of each example of the source; `told`: the updates."""
+    if told is None:
+        told = updates() if student.agent.update else {}
+    return lessons.of_examples(student.agent.lesson, source().examples, told, {}, ANSWER_WEIGHT)
 
 
-def memory_of(agent):
-    return agent._recollection.memory
+def tokenised_lessons(student):
+    """The same, as tokens."""
+    return lessons.tokenise(taught(student), vocabulary())
+
+
+def study(student):
+    """The student's input pipeline of the source."""
+    return student.study(source(), BATCH, taught(student))
+
+
+def memory_of(student):
+    return student.memory
 
 
 def decode(row):
     return vocabulary().decode(row[row != 0].tolist())
 
 
-def drawn(agent, one, seed=0, epoch=0):
+def drawn(student, one, seed=0, epoch=0):
     """The batches of an epoch of a feed, and their rows one after the other."""
     proposal = DeterministicIterator(len(one.asked.examples), BATCH, seed)
-    batches = list(one.batches(agent.draw(proposal, one.updates.choices, epoch)))
+    batches = list(one.batches(student.draw(proposal, one.lessons.choices, epoch)))
     return batches, {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def read(agent, params, one, batches, training):
+def read(student, params, one, batches, training):
     """What the network reads of the batches, and what the reader saw: arrays of all rows."""
-    reading = agent._recollection.reading(one, training=training)
-    parts = [jax.tree.map(np.asarray, agent.solver.read(params, batch, *reading)) for batch in batches]
+    reading = student._recollection.reading(one, training=training)
+    parts = [jax.tree.map(np.asarray, student.solver.read(params, batch, *reading)) for batch in batches]
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def learn(agent, state, one, steps, seed=0):
+def train_step(student, state, batch, one, seed):
+    """A step, as the trainer takes it; what was seen is no metric."""
+    state, metrics = student.solver.train_step(state, batch, seed, *student.reading(one))
+    student.count_use(metrics.pop("seen", {}))
+    return state, metrics
+
+
+def learn(student, state, one, steps, seed=0):
     """So many steps on the first batches of an epoch."""
-    for batch in drawn(agent, one)[0][:steps]:
-        state, metrics = agent.train_step(state, batch, one, seed)
+    for batch in drawn(student, one)[0][:steps]:
+        state, metrics = train_step(student, state, batch, one, seed)
         assert np.isfinite(metrics["loss"])
     return state
 
@@ -149,11 +191,13 @@ def say(monkeypatch, text):
         asked.append(batch["example"].tolist())
         return reading(params, batch, *args)
 
-    def generate(params, passages, max_length, *_):
-        return np.tile(np.array([tokens + [0] * (max_length - len(tokens))], np.int32), (len(passages), 1))
+    def generate_all(params, passages, max_length, method, *_):
+        row = np.array(tokens + [0] * (max_length - len(tokens)), np.int32)
+        rows = (len(passages), method.rows)
+        return np.broadcast_to(row, (*rows, max_length)), np.zeros(rows, np.float32)
 
     monkeypatch.setattr(solver(), "read", read)
-    monkeypatch.setattr(solver(), "generate", generate)
+    monkeypatch.setattr(solver(), "generate_all", generate_all)
     return asked
 
 

@@ -1,4 +1,4 @@
-"""The process that joins the policies: what it shows the solver, and how attempts are verified."""
+"""The student, in whom the policies meet: what it shows the solver, and how attempts are verified."""
 
 import collections
 import itertools
@@ -8,7 +8,7 @@ import numpy as np
 import processes
 import pytest
 import scipy.stats
-from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, study
+from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, study, taught, tokenised_lessons
 
 from cd_jax.errors import RequestError
 from cd_jax.feed import pipeline
@@ -44,10 +44,10 @@ def remembering():
 
 
 class TestDraw:
-    """`proposal` and `draw`: order of the examples, and their updates."""
+    """`proposal` and `draw`: order of the examples, and their lessons."""
 
-    def test_every_example_in_every_epoch(self, remembering, source, updates):
-        choices = remembering.tokenised_updates(source, updates).choices
+    def test_every_example_in_every_epoch(self, remembering, source):
+        choices = tokenised_lessons(remembering).choices
         proposal = DeterministicIterator(len(source.examples), BATCH, seed=3)
         assert proposal.steps_per_epoch == 5
         for epoch in range(4):
@@ -56,27 +56,27 @@ class TestDraw:
             # The last batch is filled from the start of the epoch.
             assert sorted(draw.examples[:35]) == list(range(35))
             assert draw.examples[35:].tolist() == draw.examples[:5].tolist()
-            assert all(update in choices[example] for example, update in zip(draw.examples, draw.updates, strict=True))
+            assert all(lesson in choices[example] for example, lesson in zip(draw.examples, draw.lessons, strict=True))
 
-    def test_seed_and_epoch_decide(self, remembering, source, updates):
-        choices = remembering.tokenised_updates(source, updates).choices
+    def test_seed_and_epoch_decide(self, remembering, source):
+        choices = tokenised_lessons(remembering).choices
 
         def numbers(seed, epoch):
             draw = remembering.draw(DeterministicIterator(35, BATCH, seed), choices, epoch)
-            return np.concatenate([draw.examples, draw.updates]).tolist()
+            return np.concatenate([draw.examples, draw.lessons]).tolist()
 
         assert numbers(0, 0) == numbers(0, 0)
         draws = [numbers(seed, epoch) for seed in range(3) for epoch in range(3)]
         assert all(one != other for i, one in enumerate(draws) for other in draws[:i])
 
-    def test_updates_are_drawn_uniformly_and_afresh(self, remembering, source, updates):
-        choices = remembering.tokenised_updates(source, updates).choices
+    def test_updates_are_drawn_uniformly_and_afresh(self, remembering, source):
+        choices = tokenised_lessons(remembering).choices
         proposal = DeterministicIterator(35, 35, seed=0)
         epochs = 600
         table = np.zeros((35, epochs), int)
         for epoch in range(epochs):
             draw = remembering.draw(proposal, choices, epoch)
-            table[draw.examples, epoch] = draw.updates
+            table[draw.examples, epoch] = draw.lessons
         for count in (2, 3):
             own = [i for i in range(35) if len(choices[i]) == count]
             ranks = np.array([table[i] - choices[i][0] for i in own])
@@ -97,32 +97,34 @@ class TestDraw:
         assert scipy.stats.chisquare(list(orders.values())).pvalue > 1e-3
 
     def test_the_baseline_draws_no_update(self):
+        """The only lesson of an example is its answer."""
         baseline = make("baseline")
         one = study(baseline)
         _, rows = drawn(baseline, one)
-        assert rows["update"].tolist() == [-1] * 40
+        assert rows["lesson"].tolist() == rows["example"].tolist()
+        assert one.lessons.updates == [""] * 35 and "positive" not in rows
         assert set(np.unique(rows["decoder_loss_weights"])) == {0.0, 2.0}
 
     def test_an_example_that_nothing_explains(self, source, updates):
         lost = source.examples[4].example_id
         partial = {key: value for key, value in updates.items() if key != lost}
         with pytest.raises(RequestError, match=f"no update explains {lost}; run `cd_jax distill`"):
-            make("cd_finetune").tokenised_updates(source, partial)
+            taught(make("cd_finetune"), partial)
 
 
 class TestBatches:
     def test_what_the_solver_reads_and_writes(self, remembering, params, source, updates, vocabulary):
         one = study(remembering)
         texts = [update.update for example in source.examples for update in updates[example.example_id]]
-        draw = remembering.draw(DeterministicIterator(35, BATCH, 0), one.updates.choices, 0)
+        draw = remembering.draw(DeterministicIterator(35, BATCH, 0), one.lessons.choices, 0)
         batches, rows = drawn(remembering, one)
         assert len(batches) == 5
         np.testing.assert_array_equal(rows["example"], draw.examples)
-        np.testing.assert_array_equal(rows["update"], draw.updates)
+        np.testing.assert_array_equal(rows["lesson"], draw.lessons)
         features, seen = read(remembering, params, one, batches, training=True)
         for name in rows.keys() - {"encoder_input_tokens"}:
             np.testing.assert_array_equal(features[name], rows[name])
-        for i, (example, update) in enumerate(zip(draw.examples, draw.updates, strict=True)):
+        for i, (example, update) in enumerate(zip(draw.examples, draw.lessons, strict=True)):
             asked = source.examples[example]
             assert decode(rows["decoder_target_tokens"][i]) == f"{texts[update]} answer: {asked.answer}"
             assert [decode(passage) for passage in rows["encoder_input_tokens"][i]] == [asked.prompt]
@@ -139,7 +141,7 @@ class TestBatches:
         """Fitting the length to the task spares padding, and no word that `sequence_length` has room for."""
         entries = sorted(memory_of(remembering).entries, key=lambda entry: len(vocabulary.encode(entry.update)))
         agent = make("cd_memory", entries=[entries[0], entries[-1]])
-        agent.remember(params)
+        agent.refresh(params)
         one = agent.feed(agent.as_prompt(Example("", "", "Hm?", "", "")), BATCH)
         draw = pipeline.Draw(np.zeros(BATCH, np.int32), np.full(BATCH, -1, np.int32))
         features, seen = read(agent, params, one, one.batches(draw), training=False)
@@ -157,7 +159,7 @@ class TestBatches:
     def test_sequence_length_is_kept_of_passages(self, params, vocabulary):
         """The prompt's end stays, and half of it is the update's at most."""
         short = make("cd_memory", inputs=24)
-        short.remember(params)
+        short.refresh(params)
         one = study(short)
         batches, rows = drawn(short, one)
         features, seen = read(short, params, one, batches, training=False)
@@ -172,24 +174,24 @@ class TestBatches:
                 assert passage[: len(expected)].tolist() == expected and not passage[len(expected) :].any()
 
     @pytest.mark.parametrize("skip", [0, 1, 3, 4, 5])
-    def test_skipping_gives_the_tail(self, remembering, source, updates, skip):
+    def test_skipping_gives_the_tail(self, remembering, source, skip):
         """As a run that goes on in the middle of an epoch does."""
-        tokens = remembering.tokenised_updates(source, updates)
-        draw = remembering.draw(DeterministicIterator(35, BATCH, 0), tokens.choices, 1)
-        whole = list(remembering.feed(source, BATCH, tokens).batches(draw))
-        tail = list(remembering.feed(source, BATCH, tokens).batches(draw, skip))
+        learnt = tokenised_lessons(remembering)
+        draw = remembering.draw(DeterministicIterator(35, BATCH, 0), learnt.choices, 1)
+        whole = list(remembering.feed(source, BATCH, learnt).batches(draw))
+        tail = list(remembering.feed(source, BATCH, learnt).batches(draw, skip))
         assert len(tail) == 5 - skip
         for one, other in zip(whole[skip:], tail, strict=True):
             assert_same(one, other)
 
-    def test_a_feed_serves_one_draw_after_the_other(self, remembering, source, updates):
+    def test_a_feed_serves_one_draw_after_the_other(self, remembering, source):
         """Also where one was left in its middle, with what was prefetched of it."""
-        tokens = remembering.tokenised_updates(source, updates)
-        draws = [remembering.draw(DeterministicIterator(35, BATCH, 0), tokens.choices, epoch) for epoch in range(3)]
-        one = remembering.feed(source, BATCH, tokens)
+        learnt = tokenised_lessons(remembering)
+        draws = [remembering.draw(DeterministicIterator(35, BATCH, 0), learnt.choices, epoch) for epoch in range(3)]
+        one = remembering.feed(source, BATCH, learnt)
         for draw in draws:
             next(one.batches(draw))
-            fresh = remembering.feed(source, BATCH, tokens).batches(draw)
+            fresh = remembering.feed(source, BATCH, learnt).batches(draw)
             for expected, found in itertools.zip_longest(fresh, one.batches(draw)):
                 assert_same(found, expected)
 
@@ -223,7 +225,7 @@ def asked(vocabulary):
 class TestAttempt:
     def test_with_memory(self, params, asked):
         agent = make("cd_memory", targets=8)
-        agent.remember(params)
+        agent.refresh(params)
         attempts = agent.attempt(params, agent.eval_feed(asked))
         assert [attempt.example for attempt in attempts] == asked.examples
         updates = {(entry.example_id, entry.update) for entry in memory_of(agent).entries}
@@ -244,7 +246,7 @@ class TestAttempt:
 
     def test_the_tokens_of_an_update_follow_its_ordinal(self, params, asked):
         agent, encode = make("cd_memory", targets=8), processes.vocabulary().encode
-        agent.remember(params)
+        agent.refresh(params)
         own = agent._recollection.own_tokens(agent.eval_feed(asked), np.array([[3, 7], [-1, 0]]))
         start = len(encode("1:"))
         for place, row in (((0, 0), 3), ((0, 1), 7), ((1, 1), 0)):
@@ -254,7 +256,7 @@ class TestAttempt:
 
     def test_the_answer_to_the_prompt_alone(self, params, asked):
         with_memory, without = make("cd_memory", targets=8), make("cd_finetune", targets=8)
-        with_memory.remember(params)
+        with_memory.refresh(params)
         told = with_memory.attempt(params, with_memory.eval_feed(asked))
         alone = without.attempt(params, without.eval_feed(asked))
         assert [one.without_memory for one in told] == [one.prediction for one in alone]
@@ -264,7 +266,7 @@ class TestAttempt:
 
     def test_with_cached_passages(self, params, asked):
         agent = make("cd_memory", targets=8, cache_passages=True)
-        agent.remember(params)
+        agent.refresh(params)
         attempts = agent.attempt(params, agent.eval_feed(asked))
         assert [attempt.example for attempt in attempts] == asked.examples
         for attempt in attempts:
@@ -277,7 +279,7 @@ class TestAttempt:
     def test_fewer_examples_get_the_same_answers(self, params, asked):
         """What fills the last batch, and who stands beside, does not show."""
         agent = make("cd_memory", targets=8)
-        agent.remember(params)
+        agent.refresh(params)
         whole = agent.attempt(params, agent.eval_feed(asked))
         few = TokenisedExamples(asked.examples[:3], asked.inputs[:3], asked.targets[:3])
         assert [attempt.generation for attempt in agent.attempt(params, agent.eval_feed(few))] == [
@@ -300,7 +302,7 @@ class TestAttempt:
 
     def test_one_prompt(self, params):
         agent = make("cd_memory", targets=8)
-        agent.remember(params)
+        agent.refresh(params)
         asked = agent.as_prompt(Example("", "", "Mary went to the garden.", "", ""))
         [attempt] = agent.attempt(params, agent.eval_feed(asked))
         assert len(attempt.retrieved) == 2

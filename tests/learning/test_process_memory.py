@@ -1,4 +1,4 @@
-"""What the process finds in memory for a step, and what it learns beside the parameters."""
+"""What the student finds in memory for a step, and what it learns beside the parameters."""
 
 import collections
 import json
@@ -8,9 +8,9 @@ import memories
 import numpy as np
 import processes
 import pytest
-from processes import BATCH, assert_same, decode, drawn, learn, make, memory_of, read, study
+from processes import BATCH, assert_same, decode, drawn, learn, make, memory_of, read, study, train_step
 
-from cd_jax.step.reader import Contrast
+from cd_jax.step.terms.contrastive import Contrast
 
 TERM = Contrast(weight=0.5, num_negatives=2, attempts=20)
 SAID = "because Mary is here."
@@ -91,14 +91,14 @@ class TestMemory:
 
     def test_new_parameters_new_keys(self, params, remembering):
         other = make("cd_memory")
-        other.remember(params)
+        other.refresh(params)
         np.testing.assert_array_equal(memory_of(other).keys, memory_of(remembering).keys)
-        other.remember(jax.tree.map(lambda p: p * 1.5, params))
+        other.refresh(jax.tree.map(lambda p: p * 1.5, params))
         assert not np.allclose(memory_of(other).keys, memory_of(remembering).keys)
 
     @pytest.mark.slow
     def test_every_step_asks_other_queries(self, remembering, params, solver, one):
-        remembering.remember(params)
+        remembering.refresh(params)
 
         def queries(seed):
             with processes.seen_in_training() as seen:
@@ -115,7 +115,7 @@ class TestMemory:
 
     def test_agents_without_memory_remember_nothing(self, params, tmp_path):
         agent = make("cd_finetune")
-        agent.remember(params)
+        agent.refresh(params)
         agent.prepare(params, 0, 0)
         agent.save_memory(tmp_path)
         assert agent.state() == {} and not list(tmp_path.iterdir())
@@ -140,7 +140,7 @@ class TestMemory:
     def test_an_example_may_be_shown_its_own(self, solver, source):
         agent = make("cd_memory", num_queries=1, train_retrieval="fixed", leave_out_own=False)
         state = solver.init(0)
-        agent.remember(state.params)
+        agent.refresh(state.params)
         one = study(agent)
         with processes.seen_in_training() as steps:
             learn(agent, state, one, 1)
@@ -154,7 +154,7 @@ class TestMemory:
 
     def test_cached_passages(self, params, solver):
         agent = make("cd_memory", cache_passages=True)
-        agent.remember(params)
+        agent.refresh(params)
         one = study(agent)
         batches, rows = drawn(agent, one)
         features, seen = read(agent, params, one, batches, training=True)
@@ -171,7 +171,7 @@ class TestMemory:
         assert memory_of(agent).used.sum() == 2 * BATCH * 2
         again, _ = read(agent, params, one, batches[:1], training=True)
         np.testing.assert_array_equal(again["cached"].states, cached.states[:BATCH])
-        agent.remember(jax.tree.map(lambda p: p * 1.5, params))
+        agent.refresh(jax.tree.map(lambda p: p * 1.5, params))
         other, _ = read(agent, params, one, batches[:1], training=True)
         assert not np.allclose(other["cached"].states.std(), cached.states[:BATCH].std(), atol=1e-3)
 
@@ -249,7 +249,7 @@ class TestContrast:
         first.prepare(state.params, 0, 0)
         state = learn(first, state, one, 2)
         # As after an evaluation in the middle of an epoch.
-        first.remember(state.params)
+        first.refresh(state.params)
         saved, kept = jax.device_get(state), {name: np.array(value) for name, value in first.state().items()}
         assert kept.keys() == {"used", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"}
         assert kept["used"].sum() == 2 * BATCH * 2 and kept["wrong_updates"].any()
@@ -258,7 +258,7 @@ class TestContrast:
             return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), saved, solver.abstract_state())
 
         def go_on(agent, one):
-            return agent.train_step(restored(), drawn(agent, one)[0][2], one, 0)
+            return train_step(agent, restored(), drawn(agent, one)[0][2], one, 0)
 
         expected = go_on(first, one)
         assert expected[1]["contrastive_loss"] > 0
@@ -266,7 +266,7 @@ class TestContrast:
 
         second = make("cd_memory", contrast=lambda: TERM)
         other = study(second)
-        second.remember(restored().params)
+        second.refresh(restored().params)
         without, _ = go_on(second, other)
         name = "token_embedder"
         assert (without.params[name]["embedding"] != expected[0].params[name]["embedding"]).any()

@@ -20,8 +20,10 @@ from cd_jax.memory.negatives import prior as priors
 from cd_jax.memory.negatives.pool import Draw, Labels, Pool
 from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import T5
-from cd_jax.step import reader
-from cd_jax.step.reader import Contrast, Memories, Reader, Split, Taught
+from cd_jax.step.reader import Reader
+from cd_jax.step.tables import Memories, Split, Taught
+from cd_jax.step.terms import contrastive as contrastive_term
+from cd_jax.step.terms.contrastive import Contrast
 
 CONFIG = T5Config(
     emb_dim=16, num_heads=4, head_dim=4, mlp_dim=32, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0
@@ -31,7 +33,7 @@ ORDINALS = ((3, 0), (4, 5))
 
 # Seven examples; 3 and 4 have an update in common (texts 4), 0 has two. A batch shows 0 twice.
 EXAMPLE = np.array([0, 1, 2, 3, 4, 5, 6, 0], np.int32)
-UPDATE = np.array([0, 2, 3, 4, 5, 6, 7, 1], np.int32)
+LESSON = np.array([0, 2, 3, 4, 5, 6, 7, 1], np.int32)
 TEXTS = np.array([0, 1, 2, 3, 4, 4, 5, 6], np.int32)
 TASKS = np.array([0, 0, 1, 1, 2, 2, 0], np.int32)
 ANSWERS = np.array([0, 1, 1, 2, 0, 3, 0], np.int32)
@@ -59,7 +61,8 @@ def batch_of():
     targets = random_passages(8, 1, 7, seed=6)[:, 0]
     return {
         "example": EXAMPLE,
-        "update": UPDATE,
+        "lesson": LESSON,
+        "positive": UPDATES[LESSON],
         "encoder_input_tokens": PROMPTS[EXAMPLE][:, None],
         "decoder_target_tokens": targets,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
@@ -89,7 +92,8 @@ def contrast_of(score="embedding", sampler="bayesian", weight=0.3, **settings):
 
 
 def reader_of(memory, contrast=None, queries="random"):
-    return Reader(memory.picked, memory.look_up, memory.count, ORDINALS, LENGTH, LENGTH // 2, queries, contrast)
+    terms = (contrast,) if contrast else ()
+    return Reader(memory.picked, memory.look_up, memory.count, ORDINALS, LENGTH, LENGTH // 2, queries, terms)
 
 
 def memories_of(solver, memory, states=None, seed=0):
@@ -100,7 +104,7 @@ def memories_of(solver, memory, states=None, seed=0):
     evidence = np.abs(normal(2, 3, 4, seed=seed + 2))
     counts = counts._replace(right=evidence[0], wrong=evidence[1])
     split = Split(
-        memory.owner_ids([f"e{i}" for i in range(7)]), np.arange(7, dtype=np.int32), TASKS, ANSWERS, UPDATES, TEXTS
+        memory.owner_ids([f"e{i}" for i in range(7)]), np.arange(7, dtype=np.int32), TASKS, ANSWERS, TEXTS
     )
     replicated = jax.sharding.NamedSharding(solver.mesh, jax.sharding.PartitionSpec())
     tables = jax.device_put((Pool(vectors, MEMORY, labels), split, states, Taught(counts, WRONG)), replicated)
@@ -137,7 +141,7 @@ def compiled_term(contrast):
     read = jax.jit(lambda params, *arguments: reader(solver._bind(params), *arguments)[1])
 
     def term(seed=0):
-        added = solver._on_mesh(read, params, batch_of(), memories, jax.random.key(seed))
+        [added] = solver._on_mesh(read, params, batch_of(), memories, jax.random.key(seed)).values()
         jax.effects_barrier()
         return float(added)
 
@@ -151,10 +155,10 @@ def texts_of(drawn: Draw, in_batch: bool):
     """Of each row: the positive, what was drawn, and what was wrong. `[rows, 1 + K + 1, 7]`"""
     texts = np.zeros((8, K + 2, 7), np.int32)
     for b in range(8):
-        texts[b, 0, :6] = UPDATES[UPDATE[b]]
+        texts[b, 0, :6] = UPDATES[LESSON[b]]
         for j, candidate in enumerate(drawn.candidates[b]):
             if in_batch:
-                texts[b, 1 + j, :6] = UPDATES[UPDATE[candidate]]
+                texts[b, 1 + j, :6] = UPDATES[LESSON[candidate]]
             else:
                 texts[b, 1 + j] = MEMORY[candidate]
         texts[b, -1] = WRONG[EXAMPLE[b]]
@@ -232,10 +236,10 @@ def test_the_term_is_info_nce_of_what_was_drawn(taken, score, sampler):
     for counts in (COUNTS & False, COUNTS | (np.arange(7) == 2)):
         assert added != pytest.approx(0.3 * term_slowly(contrast, taken, counts), rel=5e-4)
     in_batch = sampler == "in_batch"
-    of, text = (EXAMPLE, TEXTS[UPDATE]) if in_batch else (OF_ROW, TEXT_OF_ROW)
+    of, text = (EXAMPLE, TEXTS[LESSON]) if in_batch else (OF_ROW, TEXT_OF_ROW)
     for b, row in enumerate(drawn.candidates):
         assert len(set(row)) == K
-        assert all(of[j] != EXAMPLE[b] and text[j] not in (-1, TEXTS[UPDATE[b]]) for j in row)
+        assert all(of[j] != EXAMPLE[b] and text[j] not in (-1, TEXTS[LESSON[b]]) for j in row)
 
 
 def test_the_draw_is_for_the_contexts_under_the_present_parameters(taken, monkeypatch):
@@ -253,7 +257,7 @@ def test_the_draw_is_for_the_contexts_under_the_present_parameters(taken, monkey
     monkeypatch.undo()
     of = memories_of(solver, memory_on(solver.mesh, keys))
     contexts = solver.embed(params, PROMPTS[EXAMPLE], 8)
-    anchors = Labels(EXAMPLE, TEXTS[UPDATE], TASKS[EXAMPLE], ANSWERS[EXAMPLE])
+    anchors = Labels(EXAMPLE, TEXTS[LESSON], TASKS[EXAMPLE], ANSWERS[EXAMPLE])
     sampler = functools.partial(samplers.bayesian, hardness=2.0)
     for data, found in zip(asked, drawn, strict=True):
         key = jax.random.wrap_key_data(jnp.asarray(data))
@@ -355,7 +359,7 @@ def test_the_gradient_is_that_of_the_plain_loss(taken, score, sampler, weight):
     plain = jax.jit(jax.grad(lambda params: plain_loss(params, batch, contrast, rows, taken), has_aux=True))
     expected, (entropy, added) = plain(before)
     assert float(metrics["loss"]) == pytest.approx(float(entropy), rel=1e-5)
-    assert float(metrics["added"]) == pytest.approx(float(added), rel=1e-4) and added > 1e-3
+    assert float(metrics["contrastive_loss"]) == pytest.approx(float(added), rel=1e-4) and added > 1e-3
     found = jax.tree.map(lambda b, a: b - np.asarray(a), before, state.params)
     jax.tree.map(lambda f, e: np.testing.assert_allclose(f, e, atol=2e-5 + 1e-3 * np.abs(e).max()), found, expected)
 
@@ -389,7 +393,7 @@ def test_eight_devices_step_as_one(data, model, score):
             np.testing.assert_array_equal(other["seen"][name], one["seen"][name])
         for name in ("contexts", "distances"):
             np.testing.assert_allclose(other["seen"][name], one["seen"][name], rtol=1e-3, atol=1e-3)
-        for name in ("loss", "added", "grad_norm"):
+        for name in ("loss", "contrastive_loss", "grad_norm"):
             assert float(other[name]) == pytest.approx(float(one[name]), rel=1e-4)
 
 
@@ -496,6 +500,6 @@ def test_bindings_that_do_not_go_together(settings, said):
 
 def test_what_may_be_bound():
     for sampler in samplers.SAMPLERS:
-        for score in reader.SCORES:
+        for score in contrastive_term.SCORES:
             if (sampler, score) != ("mixed", "sequence"):
                 assert Contrast(sampler=sampler, score=score) == Contrast(sampler=sampler, score=score)
