@@ -103,9 +103,7 @@ def memories_of(solver, memory, states=None, seed=0):
     counts = priors.count(priors.empty(3, 4), labels.tasks, labels.answers, HELD.astype(np.float32))
     evidence = np.abs(normal(2, 3, 4, seed=seed + 2))
     counts = counts._replace(right=evidence[0], wrong=evidence[1])
-    split = Split(
-        memory.owner_ids([f"e{i}" for i in range(7)]), np.arange(7, dtype=np.int32), TASKS, ANSWERS, TEXTS
-    )
+    split = Split(memory.owner_ids([f"e{i}" for i in range(7)]), np.arange(7, dtype=np.int32), TASKS, ANSWERS, TEXTS)
     replicated = jax.sharding.NamedSharding(solver.mesh, jax.sharding.PartitionSpec())
     tables = jax.device_put((Pool(vectors, MEMORY, labels), split, states, Taught(counts, WRONG)), replicated)
     return Memories(memory.store, *tables)
