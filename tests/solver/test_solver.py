@@ -318,7 +318,8 @@ def test_activations_are_constrained_on_the_mesh():
     # Flax leaves constraints out, without a word, where it finds no mesh.
     solver = make_solver(data=2, model=4, devices=8)
     halve = jax.jit(lambda x: nn.with_logical_constraint(x / 2, ("batch", "length", "mlp")))
-    spec = solver._on_mesh(halve, np.ones((8, 3, 16), np.float32)).sharding.spec
+    with solver._on_mesh():
+        spec = halve(np.ones((8, 3, 16), np.float32)).sharding.spec
     assert tuple(spec) == ("data", None, "model")
 
 

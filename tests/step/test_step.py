@@ -139,7 +139,8 @@ def compiled_term(contrast):
     read = jax.jit(lambda params, *arguments: reader(solver._bind(params), *arguments)[1])
 
     def term(seed=0):
-        [added] = solver._on_mesh(read, params, batch_of(), memories, jax.random.key(seed)).values()
+        with solver._on_mesh():
+            [added] = read(params, batch_of(), memories, jax.random.key(seed)).values()
         jax.effects_barrier()
         return float(added)
 

@@ -16,7 +16,8 @@ def test_the_step_asks_no_host_and_sends_no_keys():
     assert memory.store.keys.vectors.shape == (8 * BLOCK, CONFIG.emb_dim)
     batch = partitioning.shard_batch(solver._batch_sharding, batch_of())
     read = {"read": reader_of(memory, contrast_of()), "memory": memories_of(solver, memory)}
-    lowered = solver._on_mesh(solver._train_step.lower, solver.abstract_state(), batch, 0, **read)
+    with solver._on_mesh():
+        lowered = solver._train_step.lower(solver.abstract_state(), batch, 0, **read)
     compiled = lowered.compile().as_text()
     assert "callback" not in compiled and "outfeed" not in compiled
     gathered = [
