@@ -73,4 +73,8 @@ def setting(decoding: Any, memory: Json | None, trained_memory: Json | None) -> 
         if getattr(decoding, field.name) != field.default
     ]
     before = trained_memory or {}
-    return ", ".join(told + [f"{n}={v}" for n, v in (memory or {}).items() if before.get(n) != v])
+    read = memory or {}
+    differing = [name for name, value in read.items() if before.get(name) != value]
+    # Which entries they are, every run has for itself.
+    told += ["told after training" if name == "entries" else f"{name}={read[name]}" for name in differing]
+    return ", ".join(told)
