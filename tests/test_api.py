@@ -1,6 +1,7 @@
 """A trained run from Python, as documented, from outside of the package; and results that evaluations add to."""
 
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -26,6 +27,23 @@ def test_the_version_is_that_of_the_package(user_environment):
         [sys.executable, "-m", "cd_jax", "--version"], env=user_environment, capture_output=True, text=True
     )
     assert shown.stdout.strip().endswith(cd_jax.__version__) and re.match(r"\d+\.\d+", cd_jax.__version__)
+
+
+def test_the_lines_of_the_readme(trained, tmp_path, user_environment):
+    """As written: a run is asked, told something, asked again, and forgets it."""
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    lines = re.search(r"From Python:\n\n((?:    .*\n)+)", readme)[1]
+    program = re.sub("^    ", "", lines, flags=re.MULTILINE).replace("runs/mine", str(trained[0]))
+    assert len(program.splitlines()) == 9
+    before = {path.name: path.read_bytes() for path in (trained[0] / "memory").glob("*.jsonl")}
+    said = subprocess.run(
+        [sys.executable, "-c", program], env=user_environment, capture_output=True, text=True, cwd=tmp_path, timeout=300
+    )
+    assert said.returncode == 0, said.stderr
+    first, stayed, then = [line for line in said.stdout.splitlines() if not line.startswith("[lengths]")]
+    assert stayed == "1" and "[{" in then and "[{" not in first
+    # Nobody asked to keep it.
+    assert before == {path.name: path.read_bytes() for path in (trained[0] / "memory").glob("*.jsonl")}
 
 
 def test_three_lines_say_what_infer_says(trained, tmp_path, user_environment):
