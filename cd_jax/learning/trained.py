@@ -177,7 +177,10 @@ class TrainedRun(TrainedWeights):
           RequestError: it holds none of it.
         """
         memory = self._check_memory()
-        tasks = set(self.catalogue.subtasks(name)) if name in self.catalogue.names() else {name}
+        tasks = {name}
+        if name in self.catalogue.names():
+            # Examples of a low-data task bear the name of the whole one.
+            tasks |= {example.task for example in self.catalogue.examples(name, self.catalogue.splits(name)[0])}
         held = [(row, memory.entries[row]) for row in memory.rows()]
         rows = [row for row, entry in held if entry and entry.task in tasks]
         if not rows:
