@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 import runs
 
-from cd_jax.learning.trainer import Budget, Trainer
+from cd_jax.learning.trainer import Budget
+from cd_jax.memory.episodic import EpisodicMemory
+from cd_jax.memory.values import choose_entries
 from cd_jax.rundir.checkpoints import Checkpoints, Progress, fingerprints
 from cd_jax.solver.solver import TrainState
 from cd_jax.types import Example, Update
@@ -62,7 +63,7 @@ def test_three_kills_change_nothing(trained, distilled, tmp_path, user_environme
     last = runs.command(given, user_environment)
     assert (last.returncode, last.stderr) == (0, "")
     assert "resumes from step 12" in last.stdout
-    assert_same(folder, whole, {"used"})
+    assert_same(folder, whole, {"used", "used_before"})
 
 
 @pytest.mark.slow
@@ -83,7 +84,7 @@ def test_signals_save_and_change_nothing(cached, distilled, tmp_path, user_envir
     for given in arguments:
         ended = runs.command(given, user_environment)
         assert (ended.returncode, ended.stderr) == (0, "")
-    assert_same(*folders, {"used", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
+    assert_same(*folders, {"used", "used_before", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
 
 
 def test_a_signal_between_evaluations_saves_what_the_run_goes_on_from(trained, distilled, tmp_path, user_environment):
@@ -99,7 +100,7 @@ def test_a_signal_between_evaluations_saves_what_the_run_goes_on_from(trained, d
     ended = runs.command(given, user_environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "resumes from step 6" in ended.stdout
-    assert_same(folder, whole, {"used"})
+    assert_same(folder, whole, {"used", "used_before"})
 
 
 @pytest.mark.slow
@@ -169,7 +170,7 @@ def test_a_damaged_checkpoint_does_not_spoil_those_beside_it(trained, distilled,
     assert ended.returncode == 0, ended.stderr
     assert "is not what was saved" in ended.stderr and "meanwhile the one before it serves" in ended.stderr
     assert f"resumes from step {steps[0]}" in ended.stdout
-    assert_same(folder, whole, {"used"})
+    assert_same(folder, whole, {"used", "used_before"})
 
 
 @pytest.mark.slow
@@ -183,7 +184,7 @@ def test_a_kill_changes_nothing_of_what_a_contrastive_term_learns(distilled, tmp
         ended = runs.command(given, user_environment)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ("resumes from step 8" in ended.stdout) == resumes
-    assert_same(*folders, {"used", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
+    assert_same(*folders, {"used", "used_before", "prior_answers", "prior_right", "prior_wrong", "wrong_updates"})
 
 
 def killed_at(kills, folder: pathlib.Path, given: list[str], environment: dict[str, str]) -> None:
@@ -207,7 +208,7 @@ def assert_same(folder: pathlib.Path, whole: pathlib.Path, remembered: set[str])
     assert memory.keys() == expected_memory.keys() == remembered
     for name, value in memory.items():
         # So short a run may give no right answer at all.
-        assert value.any() or name == "prior_right"
+        assert value.any() or name in ("prior_right", "used_before")
         np.testing.assert_array_equal(value, expected_memory[name], err_msg=name)
     assert progress.validation == expected_progress.validation
     assert [path.name for path in (folder / "memory").iterdir()] == ["entries.jsonl"]
@@ -279,8 +280,9 @@ def test_who_asks_the_same_is_shown_nothing_of_it():
     updates = {
         name: [Update(name, "t", text, "oracle", "p", 0, 0)] for name, text in (("a", "u"), ("b", "v"), ("d", "u"))
     }
-    trainer = types.SimpleNamespace(_source=types.SimpleNamespace(examples=examples), _seed=0)
-    memory = Trainer._remembered(trainer, None, updates)
+    memory = EpisodicMemory()
+    memory.add(choose_entries(examples, updates, memory.capacity, 0))
+    memory.introduce(examples)
     assert len(memory.rows()) == 3
     a, b, c, d = memory.owner_ids(["a", "b", "c", "d"])
     assert a == b == c != d
@@ -380,3 +382,29 @@ def test_a_fingerprint_does_not_depend_on_the_mesh():
         placed = jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
         assert fingerprints({"a": placed}) == fingerprints({"a": array})
     assert fingerprints({"a": array.T}) != fingerprints({"a": array})
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 7])
+def test_rounds_share_the_steps_evenly(rounds):
+    budget = Budget(steps=1000, seconds=60.0)
+    ends = [budget.until((number + 1) / rounds) for number in range(rounds)]
+    assert ends[-1] == 1000
+    lengths = np.diff([0, *ends])
+    assert lengths.max() - lengths.min() <= 1
+    progress = progress_of(0.9, 0.5, seconds=60 / rounds)
+    assert budget.verdict(ends[0], progress_of(0.9), 1 / rounds) == ("budget", "steps")
+    assert budget.verdict(0, progress, 1 / rounds) == ("budget", "seconds")
+    assert budget.verdict(0, progress_of(0.9), 1 / rounds) == ("", "")
+
+
+def test_each_round_has_its_own_best_evaluation():
+    validation = [[100, 0.2], [200, 0.5], [300, 0.4], [400, 0.4], [500, 0.9]]
+    progress = Progress({}, validation, rounds=[{"first_step": 0}, {"first_step": 200}, {"first_step": 450}])
+    assert [progress.evaluations(number) for number in range(3)] == [validation[:2], validation[2:4], validation[4:]]
+    assert [progress.best(number)[0] for number in range(3)] == [100, 300, 500]
+    assert progress.best()[0] == 500 and progress.last_evaluated() == 2 and progress.evaluations_since_best() == 0
+    begun = Progress({}, validation[:4], rounds=progress.rounds)
+    # The last round has not been evaluated yet: the one before it counts.
+    assert begun.best()[0] == 300 and begun.last_evaluated() == 1
+    older = Progress({}, validation)
+    assert older.best()[0] == 100 and older.evaluations(0) == validation

@@ -10,11 +10,14 @@ import tensorflow as tf
 
 from cd_jax import tasks
 from cd_jax.errors import RequestError
+from cd_jax.feed.lessons import explained
 from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
+from cd_jax.learning.agent import Agent
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Example
+from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.teachers.oracle import OracleTeacher
 
 # What the user writes: a task of SeqIO's without a test split and with a vocabulary of its own, a teacher, a verifier.
@@ -306,6 +309,6 @@ def test_updates_of_ones_own_are_learnt_from(tmp_path):
         "sample": 0,
     }
     (tmp_path / "updates.jsonl").write_text(json.dumps(line | {"sample": 0, "seed": 0}) + "\n")
-    path, updates = compose.distilled_files(tmp_path, "cd_finetune")
+    path, updates = compose.distilled_files(tmp_path, Agent("mine", explained, update=Explanations))
     assert path == tmp_path / "vocabulary.model"
     assert [update.update for update in updates["figs/train/0"]] == ["Ann has 0"]
