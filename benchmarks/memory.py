@@ -31,21 +31,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 import optax
 
+from cd_jax.feed import lessons
 from cd_jax.feed.tokens import TokenisedExamples, tokenised
-from cd_jax.learning import student
+from cd_jax.learning.agent import Agent
+from cd_jax.learning.student import Settings, Student
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.index.device import DeviceIndex, ScannIndex
-from cd_jax.memory.values import choose_entries
+from cd_jax.memory.values import update_value
 from cd_jax.nets.config import T5Config
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.solver.solver import Solver
-from cd_jax.step.reader import Contrast
+from cd_jax.step.terms.contrastive import Contrast
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Update
 from cd_jax.update.teachers.oracle import OracleTeacher
 
-BATCH = 64
+BATCH, ANSWER_WEIGHT = 64, 2.0
 SETTINGS = {
     "without": {"agent": "cd_finetune"},
     "joined": {},
@@ -65,10 +67,12 @@ def explained(source: TokenisedExamples) -> dict[str, list[Update]]:
     return told
 
 
-def made(args: argparse.Namespace, updates, examples) -> student.SelfLearningProcess:
-    """The process to be timed."""
+def made(args: argparse.Namespace, updates, examples) -> Student:
+    """The student to be timed, its memory filled."""
     settings = SETTINGS[args.one]
-    agent = student.AGENTS[settings.get("agent", "cd_memory")]
+    remembers = settings.get("agent", "cd_memory") == "cd_memory"
+    terms = [settings.get("contrast", Contrast())] if remembers else []
+    agent = Agent(args.one, lessons.explained, update_value if remembers else None, terms=terms)
     config = T5Config(
         emb_dim=args.embed, num_heads=4, head_dim=args.embed // 4, mlp_dim=2 * args.embed,
         num_encoder_layers=args.layers, num_decoder_layers=args.layers, dropout_rate=0.0, scan_layers=False,
@@ -76,15 +80,13 @@ def made(args: argparse.Namespace, updates, examples) -> student.SelfLearningPro
     vocabulary = vocabularies.load()
     solver = Solver(config, vocabularies.padded_size(vocabulary), learning_rate=optax.constant_schedule(0.01))
     memory = None
-    if agent.remembers:
-        index = settings.get("index", DeviceIndex)
-        memory = EpisodicMemory(args.capacity, index=index, mesh=solver.mesh)
-        memory.add(choose_entries(examples, updates, args.capacity, 0))
-    contrast = settings.get("contrast", Contrast())
-    return student.SelfLearningProcess(
-        agent, vocabulary, solver, memory, {"inputs": 96, "targets": 32}, 2.0, 128,
-        contrast=lambda: contrast, cache_passages=settings.get("cache_passages", False),
-    )  # fmt: skip
+    if remembers:
+        memory = EpisodicMemory(args.capacity, index=settings.get("index", DeviceIndex), mesh=solver.mesh)
+    cached = settings.get("cache_passages", False)
+    made = Settings({"inputs": 96, "targets": 32}, ANSWER_WEIGHT, 128, cache_passages=cached)
+    timed = Student(agent, vocabulary, solver, memory, made)
+    timed.remember(examples, updates, 0)
+    return timed
 
 
 def measure_one(args: argparse.Namespace) -> None:
@@ -92,7 +94,8 @@ def measure_one(args: argparse.Namespace) -> None:
     source = tokenised(Catalogue(), vocabularies.load(), "babi_short", "train", 400)
     updates = explained(source)
     timed = made(args, updates, source.examples)
-    feed = timed.study(source, BATCH, updates)
+    taught = lessons.of_examples(timed.agent.lesson, source.examples, updates, {}, ANSWER_WEIGHT)
+    feed = timed.study(source, BATCH, taught)
     state = timed.solver.init(0)
     refreshes = []
     for _ in range(3):
@@ -100,11 +103,12 @@ def measure_one(args: argparse.Namespace) -> None:
         timed.prepare(state.params, 0, 0)
         jax.block_until_ready(timed.state())
         refreshes.append(time.perf_counter() - start)
-    draw = timed.draw(DeterministicIterator(len(source.examples), BATCH, 0), feed.updates.choices, 0)
+    draw = timed.draw(DeterministicIterator(len(source.examples), BATCH, 0), feed.lessons.choices, 0)
     walls, processors = [], []
     for _, batch in zip(range(args.repeat + 1), feed.batches(draw), strict=False):
         start, start_cpu = time.perf_counter(), time.process_time()
-        state, metrics = timed.train_step(state, batch, feed, 0)
+        state, metrics = timed.solver.train_step(state, batch, 0, *timed.reading(feed))
+        timed.count_use(metrics.pop("seen", {}))
         jax.block_until_ready(metrics)
         walls.append(time.perf_counter() - start)
         processors.append(time.process_time() - start_cpu)
