@@ -141,7 +141,8 @@ def decode(row):
 def drawn(student, one, seed=0, epoch=0):
     """The batches of an epoch of a feed, and their rows one after the other."""
     proposal = DeterministicIterator(len(one.asked.examples), BATCH, seed)
-    batches = list(one.batches(student.draw(proposal, one.lessons.choices, epoch)))
+    choices = one.lessons.choices if one.lessons else [np.array([-1])] * len(one.asked.examples)
+    batches = list(one.batches(student.draw(proposal, choices, epoch)))
     return batches, {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
