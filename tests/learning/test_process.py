@@ -1,6 +1,7 @@
 """The student, in whom the policies meet: what it shows the solver, and how attempts are verified."""
 
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -13,7 +14,9 @@ from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, 
 from cd_jax.errors import RequestError
 from cd_jax.feed import pipeline
 from cd_jax.feed.tokens import TokenisedExamples, tokenised
+from cd_jax.learning import evaluation
 from cd_jax.proposal.iterator import DeterministicIterator
+from cd_jax.solver.decoding import Decoding
 from cd_jax.tasks import Catalogue
 from cd_jax.types import Example
 
@@ -306,3 +309,17 @@ class TestAttempt:
         asked = agent.as_prompt(Example("", "", "Mary went to the garden.", "", ""))
         [attempt] = agent.attempt(params, agent.eval_feed(asked))
         assert len(attempt.retrieved) == 2
+
+
+def test_all_samples_are_kept_and_the_first_is_scored(params, asked):
+    decoding = Decoding(temperature=1.0, num_samples=3)
+    student = make("cd_finetune", targets=8, decoding=lambda: decoding)
+    attempts = student.attempt(params, student.eval_feed(asked))
+    assert [one.example for one in attempts] == [example for example in asked.examples for _ in range(3)]
+    assert [one.sample for one in attempts] == [0, 1, 2] * len(asked.examples)
+    assert all(one.log_prob is not None and one.log_prob < 0 for one in attempts)
+    assert len({one.generation for one in attempts}) > len(asked.examples)
+    assert all({"sample", "log_prob"} <= one.record().keys() for one in attempts)
+    told = [dataclasses.replace(one, correct=one.sample > 0) for one in attempts]
+    entry = evaluation.summary("t", told)
+    assert (entry["n"], entry["accuracy"]) == (len(asked.examples), 0.0)
