@@ -66,6 +66,8 @@ class Update:
       score: the verifier's score of the solver's attempt that the teacher saw, 0..1; None where it saw none.
       reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
       round: of the self-learning process in which it was written; 0 before the solver was trained.
+      prompt_hash: of the template that the prompt was made of; empty where there is none.
+      log_prob: of its tokens under the teacher, their mean in nats; None where it is not known.
     """
 
     example_id: str
@@ -77,8 +79,10 @@ class Update:
     seed: int
     score: float | None = None
     reason: str = ""
-    # Not in its text, by which a run knows its updates: there were runs before there were rounds.
+    # Not in its text, by which a run knows its updates: there were runs before there were these.
     round: int = dataclasses.field(default=0, repr=False)
+    prompt_hash: str = dataclasses.field(default="", repr=False)
+    log_prob: float | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

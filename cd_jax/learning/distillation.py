@@ -1,29 +1,30 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
-import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
 from cd_jax.feed import formats
-from cd_jax.learning import attempting
+from cd_jax.learning import attempting, batches
 from cd_jax.learning.compose import VOCABULARY, catalogue
 from cd_jax.learning.progress import ProgressLine
-from cd_jax.rundir import exhausted, files, interrupt, lock
+from cd_jax.rundir import files, interrupt, lock
 from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Attempt, Example, Update
 from cd_jax.update.policies.explanations import Explanations
-from cd_jax.update.policy import UpdatePolicy
+from cd_jax.update.policy import Asked, UpdatePolicy
 from cd_jax.update.teachers.oracle import OracleTeacher
 from cd_jax.update.teachers.teacher import Teacher
 from cd_jax.weights import sources
 
 # Texts that every vocabulary must spell: the ordinals of passages and the answer's marker.
 _ALWAYS = "1: 2: 3: 4: 5: 6: 7: 8: 9: answer: yes no"
+_OFTEN = 0.2  # seconds; what takes longer is on disk as soon as it is there
 
 
 @gin.configurable
@@ -37,6 +38,7 @@ def distill(
     attempts: str | None = None,
     vocabulary: str | None = None,
     vocabulary_size: PositiveInt = 4000,
+    batch: batches.Batch | None = None,
 ) -> None:
     """Writes `updates.jsonl` and `vocabulary.model`; goes on where an earlier call was stopped.
 
@@ -51,6 +53,7 @@ def distill(
       vocabulary: a SentencePiece model to use, or the folder of a model to take it from (see `interop.sources`); None
         trains one on the texts and the updates.
       vocabulary_size: pieces of a trained vocabulary, at most.
+      batch: what is done in place of asking; not for gin.
 
     Raises:
       RequestError: data, attempts or updates that are there are missing or malformed.
@@ -72,7 +75,14 @@ def distill(
         policy = Explanations(teacher, num_updates, seed) if teacher else None
         _check_same(path, examples, done, policy)
         _check_vocabulary(kept, wanted, vocabulary)
-        updates = extend(path, policy, examples, shown) if policy else [u for group in done.values() for u in group]
+        updates = [update for group in done.values() for update in group]
+        if batch:
+            waiting = _waiting(path, policy, examples, shown) if policy else []
+            if not batches.run(batch, policy, waiting, path):
+                return
+            updates = batches.in_order(path, examples)
+        elif policy:
+            updates = extend(path, policy, examples, shown)
         told = policy.odd() if policy else ""
         if not updates:
             raise RunError(f"{path}: there is no explanation of {len(examples)} examples{told}; mend the teacher")
@@ -130,8 +140,7 @@ def extend(
     number: int = 0,
     before: Sequence[Update] = (),
 ) -> list[Update]:
-    """Has a policy write what is missing of a round's updates; what it has said is on disk at once, or after a chunk
-    where it costs nothing.
+    """Has a policy write what is missing of a round's updates; what it has said is on disk before it says more.
 
     Args:
       path: of the updates.
@@ -148,41 +157,39 @@ def extend(
       RequestError: the file is malformed.
       RunError: it cannot be written, or the policy cannot be asked.
     """
+    waiting = _waiting(path, policy, examples, attempts, number, before)
+    line, added, kept_at = ProgressLine("distill", len(waiting)), 0, time.monotonic()
+    held: list[Update] = []
+    try:
+        for done, updates in enumerate(policy.write(waiting, number, path.parent), 1):
+            held += updates
+            # What costs nothing, or is kept elsewhere, comes too fast for the disk.
+            if time.monotonic() - kept_at > _OFTEN:
+                store.append(path, held)
+                added, held, kept_at = added + len(held), [], time.monotonic()
+            if line.is_due() or done == len(waiting):
+                line.report(done, 1, f"teacher {policy.name}")
+            interrupt.check(f"{added + len(held)} updates of this call are in {path}")
+    finally:
+        if held:
+            store.append(path, held)
+    return store.read(path) if path.exists() else []
+
+
+def _waiting(
+    path: pathlib.Path,
+    policy: UpdatePolicy,
+    examples: Sequence[Example],
+    attempts: Mapping[str, Sequence[Attempt]],
+    number: int = 0,
+    before: Sequence[Update] = (),
+) -> list[Asked]:
+    """The examples that lack updates in a round; see `extend`."""
     store.repair(path)
-    known = {} if not path.exists() else store.read_grouped(path)
+    known = store.read_grouped(path) if path.exists() else {}
     for update in before:
         group = known.setdefault(update.example_id, [])
         if update not in group:
             group.append(update)
-    spent = exhausted.read(path.parent)
-
-    def is_waiting(example: Example) -> bool:
-        there = sum(update.round == number for update in known.get(example.example_id, ()))
-        return there < policy.wanted
-
-    def written(example: Example) -> Iterator[Update]:
-        shown, before = attempts.get(example.example_id, ()), known.get(example.example_id, [])
-        key = policy.key(example, shown)
-        if spent.get(key, 0) >= policy.wanted:
-            return
-        found = 0
-        for update in policy.write(example, shown, before, number):
-            found += 1
-            yield update
-        if found + sum(update.round == number for update in before) < policy.wanted:
-            exhausted.append(path.parent, exhausted.Exhausted(*key, policy.wanted))
-
-    waiting = list(filter(is_waiting, examples))
-    line, added = ProgressLine("distill", len(waiting)), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(waiting), policy.chunk):
-        interrupt.check(f"{added} updates of this call are in {path}")
-        updates = itertools.chain.from_iterable(map(written, waiting[start : start + policy.chunk]))
-        # One by one, unless they cost nothing: an answer that was paid for is kept, whatever comes after it.
-        for group in [list(updates)] if policy.chunk > 1 else ([update] for update in updates):
-            store.append(path, group)
-            added += len(group)
-        ended = min(start + policy.chunk, len(waiting))
-        if line.is_due() or ended == len(waiting):
-            line.report(ended, 1, f"teacher {policy.name}")
-    return store.read(path) if path.exists() else []
+    asked = [Asked(one, attempts.get(one.example_id, ()), known.get(one.example_id, ())) for one in examples]
+    return [one for one in asked if sum(update.round == number for update in one.known) < policy.wanted]

@@ -31,14 +31,17 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     score: journal.Share | None = None
     reason: str = ""
     round: journal.Count = 0
+    prompt_hash: str = ""
+    log_prob: float | None = None
 
 
 def append(path: files.Path, updates: Iterable[Update]) -> None:
     """Adds updates at the end of the file; see `journal.append`. Raises RunError where it cannot be written."""
-    journal.append(path, map(_record, updates))
+    journal.append(path, map(record, updates))
 
 
-def _record(update: Update) -> dict[str, Any]:
+def record(update: Update) -> dict[str, Any]:
+    """The line of an update."""
     values = {field.name: (getattr(update, field.name), field.default) for field in dataclasses.fields(update)}
     return {name: value for name, (value, default) in values.items() if name in _ALWAYS or value != default}
 

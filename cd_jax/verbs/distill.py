@@ -1,12 +1,28 @@
 """`cd_jax distill`."""
 
+import argparse
+
 from cd_jax import verbs
 
 
 def _run(args, configuration) -> None:
-    from cd_jax.learning import distillation
+    from cd_jax.learning import batches, distillation
 
-    distillation.distill(args.model_dir)
+    asked = args.estimate or args.export_batch is not None or args.import_batch
+    batch = batches.Batch(args.import_batch, args.estimate, args.export_batch) if asked else None
+    distillation.distill(args.model_dir, batch=batch)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--estimate", action="store_true", help="say how many requests, tokens and how much money, at most; ask nothing"
+    )
+    parser.add_argument(
+        "--export_batch", metavar="DIR", help="write the requests as OpenAI's batch files into DIR; ask nothing"
+    )
+    parser.add_argument(
+        "--import_batch", metavar="FILE", nargs="+", default=[], help="take the answers of batches; ask nothing"
+    )
 
 
 VERB = verbs.Verb(
@@ -14,4 +30,5 @@ VERB = verbs.Verb(
     place=3,
     run=_run,
     gin_file="runs/distill.gin",
+    add_flags=_add_flags,
 )

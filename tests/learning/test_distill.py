@@ -7,15 +7,18 @@ import re
 import gin
 import hypothesis
 import pytest
+import teacher_server
 from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
+from cd_jax.learning import batches
 from cd_jax.learning import distillation as verb
 from cd_jax.learning.distillation import distill
 from cd_jax.rundir import updates as store
 from cd_jax.rundir.attempts import read as read_attempts
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.update.teachers.openai import OpenAITeacher
 from cd_jax.update.teachers.teacher import Explanation
 
 SOURCE = "babi_qa2_low_data"
@@ -255,78 +258,65 @@ class TestTrainedVocabulary:
         assert f"{path} is damaged and is made anew" in capfd.readouterr().out
 
 
-class Paid:
-    """A teacher whose every answer costs something: it counts its requests, and can fail at any."""
-
-    name = "paid"
-
-    def __init__(self, patience=10**6, more=10**6):
-        self.patience, self.more, self.requests = patience, more, []
-        self.counts, self.said = {}, {}
-
-    def explain(self, example, attempt, num_updates, seed):
-        raise NotImplementedError
-
-    def sample(self, example, attempt, sample, seed, known):
-        if len(self.requests) == self.patience:
-            raise RunError("gone")
-        self.requests.append((example.example_id, sample))
-        if sample >= self.more:
-            self.counts["repeated"] = self.counts.get("repeated", 0) + 1
-            return None
-        return Explanation(f"because {sample} of {example.answer}", "why"), "length" if sample == 1 else ""
-
-    def request_hash(self, example, attempt):
-        return "of the prompt"
+@pytest.fixture
+def asked(monkeypatch):
+    """A server, and what makes a teacher that asks it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with teacher_server.serve() as server:
+        yield server, lambda: OpenAITeacher("m", server.url)
 
 
-class TestPaid:
-    @pytest.mark.parametrize("patience", range(3 * EXAMPLES))
-    def test_no_answer_is_lost_or_asked_for_twice(self, tmp_path, patience):
-        first, second = Paid(patience), Paid()
-        with pytest.raises(RunError, match="gone"):
-            run(tmp_path / "run", teacher=lambda: first)
-        assert len(store.read(tmp_path / "run" / "updates.jsonl")) == patience if patience else True
-        run(tmp_path / "run", teacher=lambda: second)
-        asked = first.requests + second.requests
-        assert len(asked) == len(set(asked)) == 3 * EXAMPLES
-        run(tmp_path / "whole", teacher=Paid)
-        assert content(tmp_path / "run")["updates.jsonl"] == content(tmp_path / "whole")["updates.jsonl"]
+class TestAsked:
+    """A teacher behind an endpoint; more of it in tests/update/test_asking.py."""
 
-    def test_three_after_two_ask_for_the_third_alone(self, tmp_path):
-        run(tmp_path, teacher=Paid, num_updates=2)
-        more = Paid()
-        run(tmp_path, teacher=lambda: more, num_updates=3)
-        assert [sample for _, sample in more.requests] == [2] * EXAMPLES
-
-    def test_who_has_no_more_to_say_is_not_asked_again(self, tmp_path, capfd):
-        first, again, wider, other = Paid(more=1), Paid(more=1), Paid(more=1), Paid()
-        other.request_hash = lambda example, attempt: "of another prompt"
-        run(tmp_path, teacher=lambda: first)
-        assert "; of the answers: 5 repeated" in capfd.readouterr().out
-        run(tmp_path, teacher=lambda: again)
-        assert len(first.requests) == 2 * EXAMPLES and again.requests == []
-        # More is wanted, or something else is asked.
-        run(tmp_path, teacher=lambda: wider, num_updates=4)
-        assert len(wider.requests) == EXAMPLES
-        run(tmp_path, teacher=lambda: other, num_updates=4)
-        assert len(other.requests) == 3 * EXAMPLES
-
-    def test_an_odd_end_is_in_the_record(self, tmp_path):
-        run(tmp_path, teacher=Paid)
-        lines = [json.loads(line) for line in (tmp_path / "updates.jsonl").read_text().splitlines()]
-        assert [line.get("reason") for line in lines] == [None, "length", None] * EXAMPLES
-
-    def test_no_explanation_at_all_is_a_failure(self, tmp_path):
-        with pytest.raises(
-            RunError, match=r"no explanation of 5 examples; of the answers: 5 repeated; mend the teacher"
-        ):
-            run(tmp_path, teacher=lambda: Paid(more=0))
+    def test_no_explanation_at_all_is_a_failure(self, tmp_path, asked):
+        server, teacher = asked
+        server.settings.text = "..."
+        said = r"no explanation of 5 examples; of the answers: 30 empty .*; 30 answers, .*; mend the teacher"
+        with pytest.raises(RunError, match=said):
+            run(tmp_path, teacher=teacher)
         assert not (tmp_path / "vocabulary.model").exists()
 
-    def test_one_line_of_progress_for_many_calls(self, tmp_path, capfd):
-        run(tmp_path, source="babi_low_data", teacher=Paid)
-        assert capfd.readouterr().out.count("step ") <= 3
+    def test_one_line_of_progress_for_many_calls(self, tmp_path, capfd, asked):
+        run(tmp_path, source="babi_low_data", teacher=asked[1])
+        assert capfd.readouterr().out.count("step ") <= 10
+
+    def test_an_estimate_asks_nothing_and_bounds_what_is_asked(self, tmp_path, capfd, asked):
+        server, teacher = asked
+        run(tmp_path, teacher=teacher, batch=batches.Batch(estimate=True))
+        said = re.search(r"5 examples want updates: (\d+) requests, ([\d,]+) tokens of prompts and ([\d,]+) of answers",
+                         capfd.readouterr().out)  # fmt: skip
+        assert not server.seen and not (tmp_path / "updates.jsonl").exists()
+        server.settings.variety = 10**6
+        run(tmp_path, teacher=teacher)
+        requests, prompts, answers = (int(text.replace(",", "")) for text in said.groups())
+        assert requests == sum(server.seen.values()) == 15
+        assert server.tokens[0] < prompts and server.tokens[1] < answers == 15 * 200
+        run(tmp_path, teacher=teacher, batch=batches.Batch(estimate=True))
+        assert "0 examples want updates: 0 requests" in capfd.readouterr().out
+
+    def test_batches_give_what_asking_gives(self, tmp_path, capfd, asked):
+        server, teacher = asked
+        run(tmp_path / "online", teacher=teacher)
+        server.seen.clear()
+        for number in range(9):
+            folder = tmp_path / f"out{number}"
+            run(tmp_path / "batch", teacher=teacher, batch=batches.Batch(exported=str(folder)))
+            files = teacher_server.answer_batches(folder, server.settings)
+            run(tmp_path / "batch", teacher=teacher, batch=batches.Batch(imported=files))
+            if (tmp_path / "batch" / "vocabulary.model").exists():
+                break
+            assert "requests are still to be answered" in capfd.readouterr().out
+        assert number and not server.seen
+        names = ("updates.jsonl", "vocabulary.model")
+        there, expected = content(tmp_path / "batch"), content(tmp_path / "online")
+        assert [there[name] for name in names] == [expected[name] for name in names]
+
+    @pytest.mark.parametrize("batch", [{"estimate": True}, {"exported": "x"}, {"imported": ["x"]}], ids=str)
+    def test_a_teacher_that_is_not_asked_has_no_batches(self, tmp_path, batch):
+        with pytest.raises(RequestError, match="this teacher sends no requests: give .*OpenAITeacher"):
+            run(tmp_path, batch=batches.Batch(**batch))
 
 
 def test_updates_that_somebody_wrote(tmp_path):

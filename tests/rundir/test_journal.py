@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cd_jax.errors import RequestError, RunError
-from cd_jax.rundir import attempts, exhausted, files, journal, lock, metrics, results
+from cd_jax.rundir import attempts, files, journal, lock, metrics, results
 from cd_jax.rundir import updates as updates_file
 from cd_jax.types import Attempt, Example, Update
 
@@ -132,17 +132,6 @@ class TestAppend:
             with pytest.raises(TypeError):
                 write(path, [{"name": "b"}, {"name": object()}])
         assert read(path) == [Measured("a")]
-
-
-def test_exhausted(tmp_path):
-    assert exhausted.read(tmp_path) == {}
-    for asked in (2, 3, 1):
-        exhausted.append(tmp_path, exhausted.Exhausted("a", "oracle", "", asked))
-    with (tmp_path / exhausted.NAME).open("ab") as file:
-        file.write(b'{"example_id": 1}\n{"example_id": "a", "te')
-    assert exhausted.read(tmp_path) == {("a", "oracle", ""): 3}
-    exhausted.append(tmp_path, exhausted.Exhausted("b", "oracle", "", 4))
-    assert exhausted.read(tmp_path) == {("a", "oracle", ""): 3, ("b", "oracle", ""): 4}
 
 
 class TestAttempts:

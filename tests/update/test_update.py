@@ -53,23 +53,23 @@ class TestOracle:
     def test_distinct_and_deterministic(self, example, attempt, seed, num_updates):
         explanations = OracleTeacher().explain(example, attempt, num_updates, seed)
         assert explanations == OracleTeacher().explain(example, attempt, num_updates, seed)
-        assert len({text for text, _ in explanations}) == len(explanations) == min(num_updates, 3)
+        assert len({text for text, *_ in explanations}) == len(explanations) == min(num_updates, 3)
         # Asking for fewer gives the first of the same.
         assert explanations == OracleTeacher().explain(example, attempt, 9, seed)[:num_updates]
 
     def test_contains_the_facts(self):
-        texts = [text for text, _ in OracleTeacher().explain(BABI, None, 3, 0)]
+        texts = [text for text, *_ in OracleTeacher().explain(BABI, None, 3, 0)]
         assert all(" ".join(FACTS) in text for text in texts)
         assert f"because {' '.join(FACTS)}" in texts
 
     @pytest.mark.parametrize(("example", "because"), [(SENSE, "would not make sense"), (NONSENSE, "would make sense")])
     def test_contrast(self, example, because):
-        explanations = {prompt: text for text, prompt in OracleTeacher().explain(example, None, 3, 0)}
+        explanations = {said.prompt: said.text for said in OracleTeacher().explain(example, None, 3, 0)}
         assert all(example.contrast in text for text in explanations.values())
         assert explanations["because"] == f"because it {because} to say: {example.contrast}"
 
     def test_neither_facts_nor_contrast(self):
-        texts = [text for text, _ in OracleTeacher().explain(BARE, None, 3, 0)]
+        texts = [text for text, *_ in OracleTeacher().explain(BARE, None, 3, 0)]
         assert "because the answer is kitchen." in texts
 
     def test_one_update_varies_over_examples(self):
@@ -77,7 +77,7 @@ class TestOracle:
         assert len({OracleTeacher().explain(example, None, 1, 0)[0].prompt for example in examples}) == 3
 
     def test_wrong_attempt_is_contrasted(self):
-        texts = [text for text, _ in OracleTeacher().explain(BABI, "because so. answer: Bathroom\n", 3, 0)]
+        texts = [text for text, *_ in OracleTeacher().explain(BABI, "because so. answer: Bathroom\n", 3, 0)]
         assert sum(text.endswith("it is bedroom and not bathroom.") for text in texts) == 1
 
     @pytest.mark.parametrize("attempt", [None, "", "answer:", "bathroom", "answer: Bedroom.", "answer: " + "x " * 50])
@@ -133,15 +133,16 @@ def _environment(monkeypatch):
 
 
 def _explain(replies, num_updates=2, attempt=None, seed=7, **kwargs):
+    # One after the other, since the replies are.
     with _serve(replies) as (url, requests):
-        return OpenAITeacher("m", url, **kwargs).explain(BABI, attempt, num_updates, seed), requests
+        return OpenAITeacher("m", url, max_concurrency=1, **kwargs).explain(BABI, attempt, num_updates, seed), requests
 
 
 class TestOpenAITeacher:
     def test_good_answers(self):
         replies = [(200, _completion(" because\n\tshe  went. ")), (200, _completion("she is there"))]
         explanations, requests = _explain(replies, attempt="so.\nanswer: bathroom", temperature=0.2, max_tokens=50)
-        assert [text for text, _ in explanations] == ["because she went.", "she is there"]
+        assert [said.text for said in explanations] == ["because she went.", "she is there"]
         path, authorization, body = requests[0]
         assert (path, authorization) == ("/v1/chat/completions", f"Bearer {KEY}")
         assert (body["model"], body["temperature"], body["max_tokens"], body["seed"]) == ("m", 0.2, 50, 7)
@@ -180,18 +181,19 @@ class TestOpenAITeacher:
     def test_nonsense_is_asked_again(self, nonsense):
         replies = [(200, _completion("because")), (200, nonsense), (200, nonsense), (200, _completion("so"))]
         explanations, requests = _explain(replies)
-        assert [text for text, _ in explanations] == ["because", "so"]
+        assert [said.text for said in explanations] == ["because", "so"]
         assert len(requests) == 4
         assert len({body["seed"] for _, _, body in requests}) == 4
 
     def test_nothing_but_nonsense_is_the_end(self):
         explanations, requests = _explain([(200, _completion(" "))], max_extra_asks=2)
-        assert (explanations, len(requests)) == ([], 3)
+        # Two that are wanted, and two more of the first.
+        assert (explanations, len(requests)) == ([], 4)
 
     def test_failures_then_success(self):
         busy = (500, {"error": {"message": "busy"}})
         explanations, requests = _explain([busy, busy, (200, _completion("because"))], 1, max_retries=2)
-        assert [text for text, _ in explanations] == ["because"]
+        assert [said.text for said in explanations] == ["because"]
         assert len(requests) == 3
 
     @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ class TestOpenAITeacher:
 
     @pytest.mark.parametrize("reply", ["<html>hello</html>", '{"choices": [', ""])
     def test_another_kind_of_server(self, reply):
-        with pytest.raises(RunError, match="does not speak chat completions.*/v1"):
+        with pytest.raises(RunError, match="does not speak completions.*/v1"):
             _explain([(200, reply)], max_retries=1)
 
     def test_no_server(self):
@@ -298,7 +300,7 @@ class TestOpenAITeacher:
     def test_what_is_no_json_is_asked_again(self):
         replies = [(200, "<html>busy</html>"), (200, '{"choices": ['), (200, _completion("because"))]
         explanations, requests = _explain(replies, 1, max_retries=2)
-        assert [text for text, _ in explanations] == ["because"]
+        assert [said.text for said in explanations] == ["because"]
         assert len(requests) == 3 and len({body["seed"] for *_, body in requests}) == 1
 
     @pytest.mark.parametrize(
@@ -318,7 +320,7 @@ class TestOpenAITeacher:
     def test_what_a_server_does_not_take_is_left_out(self, name, status, message, instead, capfd):
         refusal = (status, {"error": {"message": message}})
         explanations, requests = _explain([refusal, (200, _completion("because")), (200, _completion("so"))])
-        assert [text for text, _ in explanations] == ["because", "so"]
+        assert [said.text for said in explanations] == ["because", "so"]
         assert name in requests[0][2] and all(name not in body for *_, body in requests[1:])
         assert instead is None or all(body[instead] == 200 for *_, body in requests[1:])
         assert capfd.readouterr().err.count("does not take") == 1
@@ -393,11 +395,11 @@ class TestReplies:
         ],
     )
     def test_each_is_read_or_told(self, response, expected):
-        assert replies.read(response)[:2] == expected
+        assert replies.explanation(replies.receive(response))[:2] == expected
 
     def test_what_the_server_said_is_told(self):
-        assert replies.read({"error": {"message": "overloaded"}}).said == "overloaded"
-        assert replies.read(_choice(content=None, refusal="I cannot.")).said == "I cannot."
+        assert replies.explanation(replies.receive({"error": {"message": "overloaded"}})).said == "overloaded"
+        assert replies.explanation(replies.receive(_choice(content=None, refusal="I cannot."))).said == "I cannot."
 
     @pytest.mark.parametrize("end", ["data: [DONE]\n\n", ""])
     def test_a_stream(self, end):
@@ -405,10 +407,10 @@ class TestReplies:
         events = [{"choices": [{"delta": delta, "finish_reason": None}]} for delta in deltas]
         events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
         body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + end
-        assert replies.read(replies.read_stream(body)) == ("because so", "", "")
+        assert replies.explanation(replies.receive(replies.read_stream(body))) == ("because so", "", "")
         # Cut in the middle: what there is, marked.
         cut = body[: body.index('"finish_reason": "stop"')].rpartition("data:")[0]
-        assert replies.read(replies.read_stream(cut))[:2] == ("because so", "length")
+        assert replies.explanation(replies.receive(replies.read_stream(cut)))[:2] == ("because so", "length")
 
     @given(
         st.recursive(
@@ -422,13 +424,13 @@ class TestReplies:
         )
     )
     def test_nothing_else_is_raised(self, response):
-        text, kind, _ = replies.read(response)
+        text, kind, _ = replies.explanation(replies.receive(response))
         assert bool(text) or bool(kind)
 
 
 def test_oracle_and_store_do_not_differ_between_runs():
     """The order must come from a hash that Python does not salt."""
-    order = [prompt for _, prompt in OracleTeacher().explain(BABI, None, 3, 0)]
+    order = [said.prompt for said in OracleTeacher().explain(BABI, None, 3, 0)]
     expected = ["because", "know", "story"]
     random.Random(f"0/{BABI.example_id}").shuffle(expected)
     assert order == expected

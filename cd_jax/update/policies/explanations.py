@@ -1,20 +1,35 @@
 """The paper's update policy: a teacher explains why the right answer is right (arXiv 2212.11353, section 2)."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.feed import formats
-from cd_jax.types import Attempt, Example, Update
+from cd_jax.rundir import files
+from cd_jax.rundir.requests import Answer, Requests, Tokens
+from cd_jax.types import Attempt, Update
+from cd_jax.update.policy import Asked
 from cd_jax.update.teachers.oracle import OracleTeacher
-from cd_jax.update.teachers.teacher import Explanation, SamplingTeacher, Teacher
+from cd_jax.update.teachers.requests import Dialogue, Request, replay
+from cd_jax.update.teachers.teacher import AskedTeacher, Explanation, Teacher
 from cd_jax.verifier.answers import ChrF
 
-_CHUNK = 500
-# Of an example, the teacher, and a hash of what it was told; how many updates were wanted.
-Key = tuple[str, str, str]
+
+class Estimate(NamedTuple):
+    """What is still to be asked.
+
+    Attributes:
+      requests: if every answer is new.
+      tokens: of these, at most.
+      most_requests: if every answer must be asked for as often as it may.
+    """
+
+    requests: int
+    tokens: Tokens
+    most_requests: int
 
 
 @gin.configurable
@@ -25,7 +40,6 @@ class Explanations:
       name: of the teacher.
       seed: of the teacher.
       wanted: explanations of an example in a round.
-      chunk: see `UpdatePolicy`.
     """
 
     def __init__(self, teacher: Callable[[], Teacher] = OracleTeacher, num_updates: PositiveInt = 3, seed: Seed = 0):
@@ -38,61 +52,94 @@ class Explanations:
         """
         self._teacher, self.wanted, self.seed = teacher(), num_updates, seed
         self.name = self._teacher.name
-        # What others say may have been paid for.
-        self.chunk = _CHUNK if isinstance(self._teacher, OracleTeacher) else 1
         self._graded = ChrF()
+        self._told = ""
 
-    def key(self, example: Example, attempts: Sequence[Attempt]) -> Key:
-        """What the teacher's answer depends on: example, name, and a hash of what it is told where it says one."""
-        shown = _seen(attempts)
-        if isinstance(self._teacher, SamplingTeacher):
-            return example.example_id, self.name, self._teacher.request_hash(example, shown)
-        return example.example_id, self.name, hashlib.sha256(shown.encode()).hexdigest()[:16] if shown else ""
+    def write(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Iterator[list[Update]]:
+        """See `UpdatePolicy`; as many as are missing in this round, as far as the teacher has more to say.
 
-    def write(
-        self, example: Example, attempts: Sequence[Attempt], known: Sequence[Update], number: int
-    ) -> Iterator[Update]:
-        """See `UpdatePolicy`; as many as are missing in this round, as far as the teacher has more to say."""
-        if number and not any(not attempt.correct for attempt in attempts):
-            return  # There is nothing to contrast the answer with.
-        attempt = _seen(attempts)
-        score = self._graded([formats.parse_answer(attempt)], [example.answer])[0] if attempt is not None else None
-        first = 1 + max((update.sample for update in known if update.round < number), default=-1)
-        there = {update.sample for update in known if update.round == number}
-        missing = [sample for sample in range(first, first + self.wanted) if sample not in there]
-        texts = [update.update for update in known]
-        for sample, explanation, reason in self._explanations(example, attempt, missing, texts):
-            yield Update(
-                example.example_id, example.task, explanation.text, self.name, explanation.prompt,
-                sample, self.seed, score, reason, number,
-            )  # fmt: skip
-
-    def _explanations(
-        self, example: Example, attempt: str | None, missing: list[int], texts: list[str]
-    ) -> Iterator[tuple[int, Explanation, str]]:
-        """With their indices, and what is odd about them."""
-        teacher = self._teacher
-        if not isinstance(teacher, SamplingTeacher):
-            said = teacher.explain(example, attempt, self.wanted, self.seed)
-            fresh = dict.fromkeys(explanation for explanation in said if explanation.text not in texts)
-            yield from ((sample, explanation, "") for sample, explanation in zip(missing, fresh, strict=False))
+        Raises:
+          RunError: the teacher cannot be asked, or may not.
+        """
+        if not isinstance(self._teacher, AskedTeacher):
+            for one in asked:
+                yield self._said(self._teacher, one, number)
             return
-        for sample in missing:
-            given = teacher.sample(example, attempt, sample, self.seed, texts)
-            if given is None:
-                return
-            texts.append(given[0].text)
-            yield sample, *given
+        asking = self._teacher.asking(Requests(directory))
+        for one, found in zip(asked, asking.results(self._dialogues(self._teacher, asked, number)), strict=True):
+            yield self._updates(one, found, number)
+        self._told = asking.told()
+
+    def replay(
+        self, asked: Iterable[Asked], number: int, answers: Mapping[str, Answer]
+    ) -> Iterator[tuple[Asked, list[Update], list[Request]]]:
+        """The same from answers that are there, without asking for more: each example, its new updates, and the
+        requests that must be answered before there are any. Of a teacher whose answers are not kept, nothing."""
+        if isinstance(self._teacher, AskedTeacher):
+            for one in asked:
+                [dialogue] = self._dialogues(self._teacher, [one], number)
+                found, missing = replay(dialogue, answers)
+                yield one, [] if missing else self._updates(one, found, number), missing
+
+    def estimate(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Estimate:
+        """What is still to be asked, without asking."""
+        requests: list[Request] = []
+        most, teacher = 0, self.asked_teacher
+        for one, _, missing in self.replay(asked, number, Requests(directory).answers):
+            requests += missing
+            most += teacher.most_requests(len(self._missing(one, number))) if teacher and missing else 0
+        bounds = [request.bound for request in requests]
+        tokens = Tokens(sum(bound.prompt for bound in bounds), sum(bound.answer for bound in bounds))
+        return Estimate(len(requests), tokens, most)
+
+    @property
+    def asked_teacher(self) -> AskedTeacher | None:
+        """The teacher where its answers are paid for and kept; else None."""
+        return self._teacher if isinstance(self._teacher, AskedTeacher) else None
+
+    def _said(self, teacher: Teacher, one: Asked, number: int) -> list[Update]:
+        if not (missing := self._missing(one, number)):
+            return []
+        known = {update.update for update in one.known}
+        said = teacher.explain(one.example, _seen(one.attempts), self.wanted, self.seed)
+        fresh = dict.fromkeys(explanation for explanation in said if explanation.text not in known)
+        return self._updates(one, list(zip(missing, fresh, strict=False)), number)
+
+    def _dialogues(self, teacher: AskedTeacher, asked: Iterable[Asked], number: int) -> Iterator[Dialogue]:
+        for one in asked:
+            missing, texts = self._missing(one, number), [update.update for update in one.known]
+            yield teacher.dialogue(one.example, _seen(one.attempts), missing, self.seed, texts)
+
+    def _missing(self, one: Asked, number: int) -> list[int]:
+        """The indices of its updates that are to be written in this round."""
+        if number and all(attempt.correct for attempt in one.attempts):
+            return []  # There is nothing to contrast the answer with.
+        first = 1 + max((update.sample for update in one.known if update.round < number), default=-1)
+        there = {update.sample for update in one.known if update.round == number}
+        return [sample for sample in range(first, first + self.wanted) if sample not in there]
+
+    def _updates(self, one: Asked, found: Sequence[tuple[int, Explanation]], number: int) -> list[Update]:
+        example, attempt = one.example, _seen(one.attempts)
+        score = self._graded([formats.parse_answer(attempt)], [example.answer])[0] if attempt is not None else None
+        update = functools.partial(Update, example.example_id, example.task, teacher=self.name, seed=self.seed)
+        return [
+            update(
+                update=said.text, prompt=said.prompt, sample=sample, score=score, reason=said.reason, round=number,
+                prompt_hash=said.prompt_hash, log_prob=said.log_prob,
+            )
+            for sample, said in found
+        ]  # fmt: skip
 
     def odd(self) -> str:
-        """What came of requests that brought no explanation, or an odd one; empty where there were none."""
+        """What was asked and what it took, and what came of requests that brought no explanation, or an odd one."""
         teacher = self._teacher
-        if not isinstance(teacher, SamplingTeacher) or not teacher.counts:
+        if not isinstance(teacher, AskedTeacher):
             return ""
         told = [
             f"{n} {kind}" + (f" ({s})" if (s := teacher.said.get(kind)) else "") for kind, n in teacher.counts.items()
         ]
-        return f"; of the answers: {', '.join(told)}"
+        kinds = f"; of the answers: {', '.join(told)}" if told else ""
+        return kinds + (f"; {self._told}" if self._told else "")
 
 
 def _seen(attempts: Sequence[Attempt]) -> str | None:

@@ -1,11 +1,13 @@
 """What servers that speak chat completions answer, in all its forms: the explanation in it, or why there is none."""
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cd_jax.rundir import files
+from cd_jax.rundir.requests import Answer, Choice
 
 # Models that think aloud do so between such marks, of which templates may have given the first already.
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
@@ -24,8 +26,8 @@ class Reply(NamedTuple):
     Attributes:
       text: the explanation, in one line; empty where there is none.
       kind: why there is none (`empty`, `refusal`, `content filter`, `tool call`, `reasoning alone`,
-        `cut while thinking`, `answer alone`, `error`), or what is odd about the one that there is (`length`: cut at the
-        most tokens); else empty.
+        `cut while thinking`, `answer alone`, `fewer choices`, `error`), or what is odd about the one that there is
+        (`length`: cut at the most tokens); else empty.
       said: what the server or the model said where there is no explanation, e.g. the error.
     """
 
@@ -34,32 +36,80 @@ class Reply(NamedTuple):
     said: str = ""
 
 
-def read(response: Any) -> Reply:
-    """The explanation in a response.
+def receive(response: Any, clean: Callable[[str], str] = str) -> Answer:
+    """An answer in the form in which it is kept.
 
     Args:
-      response: a chat completion as a dictionary.
+      response: a completion, of a chat or a text, as a dictionary.
+      clean: takes out of a text what must not be kept.
     """
     if not isinstance(response, dict):
-        return Reply("", "error", "not an object")
+        return Answer(error="not an object")
     error, choices = response.get("error"), response.get("choices")
+    usage = _usage(response.get("usage"))
     if error and not choices:
-        return Reply("", "error", _text(error.get("message") if isinstance(error, dict) else error) or str(error))
-    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+        said = _text(error.get("message") if isinstance(error, dict) else error) or str(error)
+        return Answer(error=clean(_unbroken(said)), usage=usage)
+    found = [one for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
+    # In their order: servers give them as they end.
+    found.sort(key=lambda one: index if isinstance(index := one.get("index"), int) else 0)
+    return Answer(tuple(_choice(one, clean) for one in found), usage=usage)
+
+
+def _choice(choice: dict[str, Any], clean: Callable[[str], str]) -> Choice:
     message = choice.get("message") or choice.get("delta") or {}
     if not isinstance(message, dict):
-        return Reply("", "empty")
-    finished = choice.get("finish_reason")
+        return Choice()
     content = _text(message.get("content")) or _text(choice.get("text"))
-    if content:
-        return _explained(content, cut=finished == "length")
-    if finished == "content_filter":
-        return Reply("", "content filter", _text(message.get("refusal")))
-    for name, kind in (("refusal", "refusal"), ("tool_calls", "tool call"), ("function_call", "tool call")):
-        if message.get(name):
-            return Reply("", kind, _text(message[name]))
-    if message.get("reasoning_content") or message.get("reasoning"):
-        return Reply("", "cut while thinking" if finished == "length" else "reasoning alone")
+    tool = next((message[name] for name in ("tool_calls", "function_call") if message.get(name)), None)
+    return Choice(
+        content=clean(_unbroken(content)),
+        finish=_unbroken(_text(choice.get("finish_reason"))),
+        refusal=clean(_unbroken(_text(message.get("refusal")))),
+        tool="" if tool is None else clean(_unbroken(_text(tool) or "a call")),
+        reasoned=bool(message.get("reasoning_content") or message.get("reasoning")),
+        log_prob=_log_prob(choice.get("logprobs")),
+    )
+
+
+def _usage(usage: Any) -> tuple[int, int] | None:
+    """Tokens of the prompt and of what was made, thoughts among them."""
+    told = usage if isinstance(usage, dict) else {}
+    prompt, answer = (told.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    if isinstance(prompt, int) and isinstance(answer, int) and 0 <= min(prompt, answer) <= max(prompt, answer) < 2**53:
+        return int(prompt), int(answer)
+    return None
+
+
+def _log_prob(told: Any) -> float | None:
+    """The mean over a choice's tokens, which chats list as `content` and texts as `token_logprobs`."""
+    if not isinstance(told, dict):
+        return None
+    content, plain = told.get("content"), told.get("token_logprobs")
+    if isinstance(content, list):
+        plain = [one.get("logprob") if isinstance(one, dict) else None for one in content]
+    known = [float(one) for one in plain if type(one) in (int, float)] if isinstance(plain, list) else []
+    mean = sum(known) / len(known) if known else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def explanation(answer: Answer, index: int = 0) -> Reply:
+    """The explanation in one of an answer's choices, or why there is none."""
+    if answer.error:
+        return Reply("", "error", answer.error)
+    if index >= len(answer.choices):
+        return Reply("", "fewer choices" if index else "empty")
+    choice = answer.choices[index]
+    if choice.content:
+        return _explained(choice.content, cut=choice.finish == "length")
+    if choice.finish == "content_filter":
+        return Reply("", "content filter", choice.refusal)
+    if choice.refusal:
+        return Reply("", "refusal", choice.refusal)
+    if choice.tool:
+        return Reply("", "tool call", choice.tool)
+    if choice.reasoned:
+        return Reply("", "cut while thinking" if choice.finish == "length" else "reasoning alone")
     return Reply("", "empty")
 
 
@@ -93,10 +143,14 @@ def _says_something(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
+def _unbroken(text: str) -> str:
+    """With lone surrogates, which no file can hold, replaced."""
+    return _SURROGATES.sub("\ufffd", text)
+
+
 def _one_line(text: str) -> str:
-    """Without line breaks and control characters; a lone surrogate, which no file can hold, is replaced."""
-    text = "".join(" " if unicodedata.category(c) == "Cc" else c for c in _SURROGATES.sub("\ufffd", text))
-    return " ".join(text.split())
+    """Without line breaks and control characters."""
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in text).split())
 
 
 def read_stream(body: str) -> dict[str, Any]:

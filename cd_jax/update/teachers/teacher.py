@@ -1,8 +1,13 @@
-"""What an update policy is: a teacher that explains why the right answer differs from what was expected."""
+"""What a teacher is: it explains why the right answer differs from what was expected."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from cd_jax.rundir.requests import Answer, Requests
 from cd_jax.types import Example
+from cd_jax.update.teachers.asking import Asking
+from cd_jax.update.teachers.budget import TeacherBudget
+from cd_jax.update.teachers.requests import Dialogue
 
 
 class Explanation(NamedTuple):
@@ -11,14 +16,20 @@ class Explanation(NamedTuple):
     Attributes:
       text: why the answer is right, in one line.
       prompt: what the teacher was asked, or the name of the phrasing where it follows rules.
+      reason: why it ended as it did where that is odd, see `Update.reason`.
+      log_prob: mean log-probability of its tokens; None where it is not known.
+      prompt_hash: of the template of the prompt; empty where there is none.
     """
 
     text: str
     prompt: str
+    reason: str = ""
+    log_prob: float | None = None
+    prompt_hash: str = ""
 
 
 class Teacher(Protocol):
-    """An update policy (arXiv 2212.11353, section 2).
+    """Who explains (arXiv 2212.11353, section 2).
 
     Attributes:
       name: who says it; goes into the `teacher` field of `updates.jsonl`.
@@ -42,34 +53,45 @@ class Teacher(Protocol):
 
 
 @runtime_checkable
-class SamplingTeacher(Teacher, Protocol):
-    """A teacher whose every explanation costs a request: each is written down as it comes, and none is asked for twice.
+class AskedTeacher(Teacher, Protocol):
+    """A teacher whose answers are paid for: they are kept in a journal by the hash of what was asked.
 
     Attributes:
       counts: how often there was no explanation, or an odd one, by what was the matter.
       said: what was said of it last, fit to be shown.
+      budget: what it may cost.
     """
 
     counts: dict[str, int]
     said: dict[str, str]
+    budget: TeacherBudget
 
-    def sample(
-        self, example: Example, attempt: str | None, sample: int, seed: int, known: list[str]
-    ) -> tuple[Explanation, str] | None:
-        """One explanation, and why it ended as it did where that is odd (see `Update.reason`).
+    def dialogue(
+        self, example: Example, attempt: str | None, samples: Sequence[int], seed: int, known: Sequence[str]
+    ) -> Dialogue:
+        """What must be asked for explanations of an example, and what is made of the answers.
 
         Args:
           example: see `explain`.
           attempt: see `explain`.
-          sample: its index among those of the example; the same request for the same index.
+          samples: the indices of those that are wanted; the same requests for the same index.
           seed: see `explain`.
           known: the example's explanations so far, none of which counts again.
 
         Returns:
-          None where the teacher has no more to say.
+          A dialogue that ends in pairs of an index and an `Explanation`; an index of which the teacher had nothing new
+          to say is left out.
         """
         ...
 
-    def request_hash(self, example: Example, attempt: str | None) -> str:
-        """Of all that the teacher is told: where it is another one, the teacher may have more to say."""
+    def asking(self, requests: Requests) -> Asking:
+        """What carries dialogues on, with a journal."""
+        ...
+
+    def most_requests(self, samples: int) -> int:
+        """How many requests so many explanations of an example take, at most."""
+        ...
+
+    def read_body(self, body: str) -> Answer:
+        """The answer in the body of a response that came by another way, e.g. a batch, without secrets."""
         ...

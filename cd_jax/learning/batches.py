@@ -1,0 +1,116 @@
+"""What `cd_jax distill` does with a teacher in place of asking it: an estimate, and batch files, out and in."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from cd_jax.errors import RequestError
+from cd_jax.rundir import journal
+from cd_jax.rundir import updates as store
+from cd_jax.rundir.requests import Requests
+from cd_jax.types import Example, Update
+from cd_jax.update.policies.explanations import Explanations
+from cd_jax.update.policy import Asked
+from cd_jax.update.teachers import batch as batch_files
+from cd_jax.update.teachers.teacher import AskedTeacher
+
+_LONGEST = 200  # characters of what a server said
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What is to be done; several go in this order.
+
+    Attributes:
+      imported: files of answers, which are taken into the journal.
+      estimate: says what is still to be asked.
+      exported: folder that the requests are written into.
+    """
+
+    imported: Sequence[str] = ()
+    estimate: bool = False
+    exported: str | None = None
+
+
+def run(batch: Batch, policy: Explanations | None, waiting: Sequence[Asked], path: pathlib.Path) -> bool:
+    """Does it.
+
+    Args:
+      batch: what.
+      policy: of the teacher.
+      waiting: the examples that lack updates.
+      path: of the updates.
+
+    Returns:
+      Whether all updates that can be had are there.
+
+    Raises:
+      RequestError: the teacher is none that is asked, or a file of answers cannot be read.
+      RunError: a file cannot be written.
+    """
+    teacher = policy.asked_teacher if policy else None
+    if policy is None or teacher is None:
+        raise RequestError(
+            "this teacher sends no requests: give --gin.distill.teacher=@OpenAITeacher, or leave out --estimate, "
+            "--export_batch and --import_batch"
+        )
+    if batch.imported:
+        _import(batch.imported, teacher, path.parent)
+    if batch.estimate:
+        _tell(policy, teacher, waiting, path.parent)
+    if batch.exported is not None:
+        _export(batch.exported, policy, waiting, path.parent)
+    return bool(batch.imported) and batch.exported is None and _derive(policy, waiting, path)
+
+
+def _import(names: Sequence[str], teacher: AskedTeacher, directory: pathlib.Path) -> None:
+    read = [batch_files.read(name, teacher.read_body) for name in names]  # All of them, before anything is written.
+    requests = Requests(directory)
+    for name, (answers, failed) in zip(names, read, strict=True):
+        fresh = len(answers.keys() - requests.answers.keys())
+        requests.take(answers)
+        said = f"; {len(failed)} requests failed, the last with {failed[-1][:_LONGEST]}" if failed else ""
+        print(f"[distill] {name}: {len(answers)} answers, {fresh} of them new{said}", flush=True)
+    requests.close()
+
+
+def _tell(policy: Explanations, teacher: AskedTeacher, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
+    estimate = policy.estimate(waiting, 0, directory)
+    told = teacher.budget.told(estimate.requests, estimate.tokens)
+    more = f"; {estimate.most_requests} requests if every answer must be asked for again as often as it may"
+    print(f"[distill] {len(waiting)} examples want updates: {told}, at most{more}", flush=True)
+
+
+def _export(folder: str, policy: Explanations, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
+    answers = Requests(directory).answers
+    wanted = [request for _, _, missing in policy.replay(waiting, 0, answers) for request in missing]
+    number, of_files = batch_files.write(folder, wanted)
+    print(f"[distill] {number} requests in {of_files} batch files in {folder}", flush=True)
+
+
+def _derive(policy: Explanations, waiting: Sequence[Asked], path: pathlib.Path) -> bool:
+    """Writes the updates of the examples whose answers are all there; whether these are all examples."""
+    missing, fresh = 0, []
+    for _, updates, wanted in policy.replay(waiting, 0, Requests(path.parent).answers):
+        missing += len(wanted)
+        fresh += updates
+    if fresh:
+        store.append(path, fresh)
+    if missing:
+        print(
+            f"[distill] {missing} requests are still to be answered: give --export_batch for them, or ask them without "
+            "--import_batch",
+            flush=True,
+        )
+    return not missing
+
+
+def in_order(path: pathlib.Path, examples: Sequence[Example]) -> list[Update]:
+    """The updates in the file, which gets the order in which an endpoint would have been asked for them: batches may
+    come one after the other."""
+    updates = store.read(path) if path.exists() else []
+    place = {example.example_id: number for number, example in enumerate(examples)}
+    ordered = sorted(updates, key=lambda one: (one.round, place[one.example_id], one.sample))
+    if ordered != updates:
+        journal.write(path, map(store.record, ordered))
+    return ordered
