@@ -46,6 +46,11 @@ class Example:
         return self.pair_id or self.story_id or self.example_id
 
     @property
+    def reasons(self) -> list[str]:
+        """What the data itself gives for a reason: explanations, the supporting facts, the complementary statement."""
+        return [text for text in (*self.explanations, " ".join(self.supporting_facts), self.contrast) if text]
+
+    @property
     def prompt(self) -> str:
         """The text x that the solver reads. The question stands last, next to what is most recent."""
         return f"{self.context} {self.question}".strip()

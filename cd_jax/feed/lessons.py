@@ -15,7 +15,6 @@ import seqio
 import tensorflow as tf
 
 from cd_jax.config.ranges import PositiveFloat
-from cd_jax.errors import RequestError
 from cd_jax.feed import formats
 from cd_jax.types import Attempt, Example, Lesson, Segment, Update
 
@@ -36,9 +35,6 @@ class LessonForm(Protocol):
 
         Returns:
           At least one, in an order that depends on nothing but the arguments.
-
-        Raises:
-          RequestError: it lacks updates.
         """
         ...
 
@@ -57,9 +53,9 @@ def explained(
     example: Example, updates: Sequence[Update], attempts: Sequence[Attempt], answer_weight: PositiveFloat
 ) -> list[Lesson]:
     """The lessons `u answer: y`, one for each update u (arXiv 2212.11353, section 3); against it stands what the solver
-    said before a wrong answer."""
+    said before a wrong answer. An example of which no update was worth keeping is learnt by its answer alone."""
     if not updates:
-        raise RequestError(f"no update explains {example.example_id}; run `cd_jax distill` on this source")
+        return answer_alone(example, updates, attempts, answer_weight)
     end = Segment(formats.answer(example.answer), answer_weight)
     against = tuple(formats.parse_update(attempt.generation) for attempt in attempts if not attempt.correct)
     return [Lesson((Segment(update.update), end), update.update, against) for update in updates]

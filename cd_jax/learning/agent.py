@@ -11,7 +11,9 @@ from cd_jax.feed.lessons import LessonForm
 from cd_jax.memory.values import MemoryValue
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.step.terms import Term
+from cd_jax.update.filters.filter import Filter
 from cd_jax.update.policy import UpdatePolicy
+from cd_jax.update.selection import Selection
 from cd_jax.verifier import answers
 
 
@@ -47,6 +49,8 @@ class Agent:
       update: makes the policy that writes updates; None: the agent has none, and reads none.
       verifier: makes the graded verifier; an answer is correct by exact match.
       terms: of the loss, beside the cross-entropy.
+      filters: of the updates that are written in rounds; those before the first are `distill`'s.
+      selection: which of an example's updates are learnt and remembered; None: all.
       proposal: makes the order of the examples, see `DeterministicIterator`.
       rounds: of the process.
     """
@@ -57,5 +61,7 @@ class Agent:
     update: Callable[[], UpdatePolicy] | None = None
     verifier: Callable[[], answers.Verifier] = answers.ChrF
     terms: Sequence[Term] = ()
+    filters: Sequence[Filter] = ()
+    selection: Selection | None = None
     proposal: Callable[..., DeterministicIterator] = DeterministicIterator
     rounds: Rounds = Rounds()  # Frozen.

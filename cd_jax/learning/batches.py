@@ -8,7 +8,7 @@ from cd_jax.errors import RequestError
 from cd_jax.rundir import journal
 from cd_jax.rundir import updates as store
 from cd_jax.rundir.requests import Requests
-from cd_jax.types import Example, Update
+from cd_jax.types import Example
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import Asked
 from cd_jax.update.teachers import batch as batch_files
@@ -105,12 +105,11 @@ def _derive(policy: Explanations, waiting: Sequence[Asked], path: pathlib.Path) 
     return not missing
 
 
-def in_order(path: pathlib.Path, examples: Sequence[Example]) -> list[Update]:
-    """The updates in the file, which gets the order in which an endpoint would have been asked for them: batches may
-    come one after the other."""
+def put_in_order(path: pathlib.Path, examples: Sequence[Example]) -> None:
+    """Gives the updates in the file the order in which an endpoint would have been asked for them: batches may come one
+    after the other."""
     updates = store.read(path) if path.exists() else []
     place = {example.example_id: number for number, example in enumerate(examples)}
     ordered = sorted(updates, key=lambda one: (one.round, place[one.example_id], one.sample))
     if ordered != updates:
         journal.write(path, map(store.record, ordered))
-    return ordered

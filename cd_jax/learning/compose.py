@@ -3,7 +3,7 @@
 import hashlib
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import gin
@@ -22,7 +22,7 @@ from cd_jax.rundir import updates as store
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.tasks.catalogue import Catalogue
-from cd_jax.types import Update
+from cd_jax.types import Example, Update
 
 VOCABULARY = "vocabulary.model"
 
@@ -86,6 +86,28 @@ def distilled_files(directory: str | pathlib.Path, agent: Agent) -> tuple[pathli
         return path, {}
     grouped = store.read_grouped(directory / store.NAME)
     return path, {name: first for name, group in grouped.items() if (first := [u for u in group if not u.round])}
+
+
+def check_explained(directory: str | pathlib.Path, examples: Sequence[Example], updates: Collection[str]) -> None:
+    """Says how many examples have no update left after filtering.
+
+    Args:
+      directory: of the updates.
+      examples: of the source.
+      updates: the ids of those that have some.
+
+    Raises:
+      RequestError: an example was never explained.
+    """
+    rejected = pathlib.Path(directory) / store.REJECTED
+    filtered = {update.example_id for update, _ in store.read_with_lines(rejected)}
+    left = [example.example_id for example in examples if example.example_id not in updates]
+    for name in left:
+        if name not in filtered:
+            raise RequestError(f"no update explains {name}; run `cd_jax distill` on this source")
+    if left:
+        said = f"{len(left)} of {len(examples)} examples have no update that was kept: their answers alone are learnt"
+        print(f"[train] {said}", flush=True)
 
 
 def make_solver(vocab_size: int) -> Solver:

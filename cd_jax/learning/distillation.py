@@ -9,13 +9,14 @@ import gin
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
 from cd_jax.feed import formats
-from cd_jax.learning import attempting, batches
+from cd_jax.learning import attempting, batches, cleaning
 from cd_jax.learning.compose import VOCABULARY, catalogue
 from cd_jax.learning.progress import ProgressLine
 from cd_jax.rundir import files, interrupt, lock
 from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.types import Attempt, Example, Update
+from cd_jax.update.filters.filter import Filter
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import Asked, UpdatePolicy
 from cd_jax.update.teachers.oracle import OracleTeacher
@@ -38,6 +39,7 @@ def distill(
     attempts: str | None = None,
     vocabulary: str | None = None,
     vocabulary_size: PositiveInt = 4000,
+    filters: Sequence[Filter] = (),
     batch: batches.Batch | None = None,
 ) -> None:
     """Writes `updates.jsonl` and `vocabulary.model`; goes on where an earlier call was stopped.
@@ -53,6 +55,7 @@ def distill(
       vocabulary: a SentencePiece model to use, or the folder of a model to take it from (see `interop.sources`); None
         trains one on the texts and the updates.
       vocabulary_size: pieces of a trained vocabulary, at most.
+      filters: see `update.filters`; what they reject is kept in `rejected.jsonl` and is not asked for again.
       batch: what is done in place of asking; not for gin.
 
     Raises:
@@ -75,14 +78,15 @@ def distill(
         policy = Explanations(teacher, num_updates, seed) if teacher else None
         _check_same(path, examples, done, policy)
         _check_vocabulary(kept, wanted, vocabulary)
-        updates = [update for group in done.values() for update in group]
         if batch:
             waiting = _waiting(path, policy, examples, shown) if policy else []
             if not batches.run(batch, policy, waiting, path):
                 return
-            updates = batches.in_order(path, examples)
+            batches.put_in_order(path, examples)
         elif policy:
-            updates = extend(path, policy, examples, shown)
+            extend(path, policy, examples, shown)
+        cleaning.apply(path, examples, filters)
+        updates = store.read(path) if path.exists() else []
         told = policy.odd() if policy else ""
         if not updates:
             raise RunError(f"{path}: there is no explanation of {len(examples)} examples{told}; mend the teacher")
@@ -139,6 +143,7 @@ def extend(
     attempts: Mapping[str, Sequence[Attempt]],
     number: int = 0,
     before: Sequence[Update] = (),
+    filters: Sequence[Filter] = (),
 ) -> list[Update]:
     """Has a policy write what is missing of a round's updates; what it has said is on disk before it says more.
 
@@ -149,6 +154,7 @@ def extend(
       attempts: the solver's at them, by `example_id`.
       number: of the round.
       before: updates of earlier rounds, wherever they stand.
+      filters: of what is written.
 
     Returns:
       All that stand in the file in the end.
@@ -173,6 +179,7 @@ def extend(
     finally:
         if held:
             store.append(path, held)
+    cleaning.apply(path, examples, filters)
     return store.read(path) if path.exists() else []
 
 
@@ -186,8 +193,8 @@ def _waiting(
 ) -> list[Asked]:
     """The examples that lack updates in a round; see `extend`."""
     store.repair(path)
-    known = store.read_grouped(path) if path.exists() else {}
-    for update in before:
+    known: dict[str, list[Update]] = {}
+    for update in (*cleaning.said(path), *before):
         group = known.setdefault(update.example_id, [])
         if update not in group:
             group.append(update)

@@ -67,14 +67,16 @@ class SelfLearning:
         for number in range(self._agent.rounds.number):
             attempts = self._attempt(state, number)
             updates = self._update(updates, attempts, number)
-            self._remember(updates, number)
-            state = self._fit(state, self._lessons(updates, attempts), number)
+            chosen = self._select(updates)
+            self._remember(chosen, number)
+            state = self._fit(state, self._lessons(chosen, attempts), number)
         return state
 
     def check(self, updates: list[Update]) -> None:
         """Goes through what comes before the first fitting, for the errors."""
-        self._remember(updates, 0)
-        self._trainer.check(self._lessons(updates, {}))
+        chosen = self._select(updates)
+        self._remember(chosen, 0)
+        self._trainer.check(self._lessons(chosen, {}))
 
     # The lines of a round
 
@@ -109,10 +111,22 @@ class SelfLearning:
             return updates
         path = self._ledger.directory / store.NAME
         examples = [one for one in self._source.examples if one.example_id in attempts]
-        there = distillation.extend(path, self._agent.update(), examples, attempts, number, updates)
+        filters = self._agent.filters
+        there = distillation.extend(path, self._agent.update(), examples, attempts, number, updates, filters)
         fresh = [one for one in there if one.round == number]
         self._told |= {"written": len(fresh)}
         return [*(one for one in updates if one.round < number), *fresh]
+
+    def _select(self, updates: list[Update]) -> list[Update]:
+        """Those that are used, of each example and round."""
+        select = self._agent.selection
+        if select is None:
+            return updates
+        of_id = {one.example_id: one for one in self._source.examples}
+        groups: dict[tuple[int, str], list[Update]] = {}
+        for update in updates:
+            groups.setdefault((update.round, update.example_id), []).append(update)
+        return [one for (_, name), group in groups.items() for one in select(of_id[name], group)]
 
     def _remember(self, updates: list[Update], number: int) -> None:
         """Takes what the round has brought into memory, which may make room for it."""

@@ -62,6 +62,8 @@ def train(
         vocabulary, catalogue = vocabularies.load(vocabulary_path), compose.catalogue()
         examples = tokenised(catalogue, vocabulary, source, "train")
         validation = tokenised(catalogue, vocabulary, source, "validation", eval_per_task)
+        if policies.update is not None:
+            compose.check_explained(distilled or model_dir, examples.examples, updates)
         student = compose.make_student(policies, vocabulary)
         identity = {
             "agent": agent,

@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from etils import epath
 
 from cd_jax.rundir import files, journal
 from cd_jax.types import Update
 
 NAME = "updates.jsonl"
+# Beside it: those that were filtered out.
+REJECTED = "rejected.jsonl"
 # Every line has them; other fields are written where they say something.
 _ALWAYS = ("example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score")
 
@@ -57,6 +60,19 @@ def read(path: files.Path) -> list[Update]:
     """
     absent = "make updates with `cd_jax distill`"
     return journal.read(path, _Line, _Samples().update, "an update", "mend or delete the line", absent, cut=True)
+
+
+def read_with_lines(path: files.Path) -> list[tuple[Update, dict[str, Any]]]:
+    """`read`, each with its line, which may hold fields of its writer's; nothing where there is no file."""
+    samples = _Samples()
+
+    def made(line: dict[str, Any]) -> tuple[Update, dict[str, Any]]:
+        update = samples.update(msgspec.convert(line, _Line))
+        return update, line | {"sample": update.sample}
+
+    if not epath.Path(path).exists():
+        return []
+    return journal.read(path, dict, made, "an update", "mend or delete the line", cut=True)
 
 
 def read_grouped(path: files.Path) -> dict[str, list[Update]]:

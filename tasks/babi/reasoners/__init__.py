@@ -6,6 +6,7 @@ They know the forms of the sentences, not the people, places and objects, and te
 from collections.abc import Callable, Sequence
 
 from cd_jax.tasks.babi.reasoners import animals, motives, space, whereabouts, world
+from cd_jax.tasks.babi.reasoners.text import UnknownForm
 
 #: Of each task, what derives the answer from the statements before a question, in order, and the question.
 REASONERS: dict[int, Callable[[Sequence[str], str], str]] = {
@@ -49,3 +50,22 @@ def answer(number: int, statements: Sequence[str], question: str) -> str:
     if number not in REASONERS:
         raise ValueError(f"there is no task {number}: they are 1 to {len(REASONERS)}")
     return REASONERS[number](statements, question)
+
+
+def reads(number: int, statement: str, question: str) -> bool:
+    """Whether a statement has one of the forms of a task, whatever it says; the question is one of the task's."""
+    try:
+        answer(number, [statement], question)
+    except UnknownForm as unknown:
+        return unknown.sentence != statement
+    except ValueError:
+        return True  # It is read, and leaves the answer open.
+    return True
+
+
+def entails(number: int, statements: Sequence[str], question: str, expected: str) -> bool:
+    """Whether these statements alone give the answer to a question."""
+    try:
+        return answer(number, statements, question) == expected
+    except ValueError:
+        return False

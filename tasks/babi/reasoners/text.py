@@ -39,6 +39,18 @@ IS_A = ("is a", "PERSON is AN NOUN.")
 IS = ("is", "PERSON is NOUN.")
 
 
+class UnknownForm(ValueError):
+    """A sentence that has none of a task's forms.
+
+    Attributes:
+      sentence: as it stands.
+    """
+
+    def __init__(self, sentence: str):
+        super().__init__(f"no sentence of this task: {sentence!r}")
+        self.sentence = sentence
+
+
 class Grammar:
     """The forms that the sentences of a task may have; the first that fits is taken."""
 
@@ -55,12 +67,12 @@ class Grammar:
           The kind of its form, then the words in the form's slots, in order.
 
         Raises:
-          ValueError: it has none of the forms.
+          UnknownForm: it has none of the forms.
         """
         for kind, pattern in self._forms:
             if found := pattern.fullmatch(sentence):
                 return (kind, *found.groups())
-        raise ValueError(f"no sentence of this task: {sentence!r}")
+        raise UnknownForm(sentence)
 
 
 def only(found: set[str], question: str) -> str:
