@@ -90,7 +90,6 @@ class Requests:
     Attributes:
       answers: by the hash of their request.
       requests: sent, of all runs; those that the server refused do not count.
-      tokens: that they took, at most.
     """
 
     def __init__(self, directory: files.Path | None):
@@ -105,9 +104,9 @@ class Requests:
         """
         self._path = None if directory is None else epath.Path(directory) / NAME
         self.answers: dict[str, Answer] = {}
-        self.requests, self.tokens = 0, Tokens(0, 0)
-        # What was sent and of which nothing has come, by request: there may be several tries.
-        self._open: dict[str, list[Tokens]] = {}
+        self.requests, self._prompt, self._answer = 0, 0, 0
+        # What was set aside for requests of which nothing has come: for each try.
+        self._open: dict[str, tuple[tuple[int, int], ...]] = {}
         self._file: BinaryIO | None = None
         # Lines that were written, and how many of them are known to be on disk.
         self._written, self._durable = 0, 0
@@ -116,6 +115,11 @@ class Requests:
             journal.repair(self._path)
             for line in _read(self._path):
                 self._take(line)
+
+    @property
+    def tokens(self) -> Tokens:
+        """What the requests took, at most."""
+        return Tokens(self._prompt, self._answer)
 
     def send(self, request: str, tokens: Tokens) -> None:
         """Notes that a request is about to be sent. Raises RunError where the line cannot be written."""
@@ -181,26 +185,30 @@ class Requests:
             self._syncing = None
 
     def _take(self, line: _Line) -> None:
-        tries = self._open.setdefault(line.request, [])
-        if isinstance(line, _Sent):
-            tries.append(Tokens(*line.tokens))
-            self._spend(1, *tries[-1])
+        # There are millions of them when a file is opened: little is made here.
+        name = line.request
+        if type(line) is _Sent:
+            tries = self._open.get(name)
+            self._open[name] = (line.tokens,) if tries is None else (*tries, line.tokens)
+            self.requests += 1
+            self._prompt += line.tokens[0]
+            self._answer += line.tokens[1]
             return
-        reserved = tries.pop() if tries else None
-        if not tries:
-            del self._open[line.request]
-        if isinstance(line, _Answered):
-            self.answers[line.request] = line.answer
+        tries = self._open.pop(name, ())
+        prompt, answer = tries[-1] if tries else (0, 0)
+        if len(tries) > 1:
+            self._open[name] = tries[:-1]
+        if type(line) is _Answered:
+            self.answers[name] = line.answer
             # Where nothing was set aside, it came in a batch.
-            requests, (prompt, answer) = (0, reserved) if reserved else (1, (0, 0))
+            self.requests += not tries
             used = line.answer.usage or (prompt, answer)
-            self._spend(requests, used[0] - prompt, used[1] - answer)
-        elif reserved:
-            self._spend(-1, -reserved.prompt, -reserved.answer)
-
-    def _spend(self, requests: int, prompt: int, answer: int) -> None:
-        self.requests += requests
-        self.tokens = Tokens(self.tokens.prompt + prompt, self.tokens.answer + answer)
+            self._prompt += used[0] - prompt
+            self._answer += used[1] - answer
+        elif tries:
+            self.requests -= 1
+            self._prompt -= prompt
+            self._answer -= answer
 
 
 def _read(path: epath.Path) -> Iterator[_Line]:
