@@ -31,6 +31,7 @@ class Settings:
       busy_wait: the Retry-After of a busy server, in seconds.
       spiteful: a text that it puts into all that it says.
       text: that is all it says, where it is not empty.
+      citing: it says lines of the prompt, some of them right.
     """
 
     faults: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Settings:
     busy_wait: float = 0.05
     spiteful: str = ""
     text: str = ""
+    citing: bool = False
 
 
 class TeacherServer:
@@ -115,6 +117,9 @@ def answer(body: bytes, settings: Settings) -> dict:
         f"because of {(digest(canonical) + i) % settings.variety} in {digest(prompt.encode()) % 97}{settings.spiteful}"
         for i in range(number)
     ]
+    if settings.citing:
+        lines = [line for line in prompt.replace(". ", ".\n").splitlines() if line.endswith(".")]
+        texts = [" ".join(lines[(digest(canonical) + i) % len(lines) :][:2]) for i in range(number)]
     texts = [settings.text] * number if settings.text else texts
     choices = [_choice(i, text, "messages" in asked, asked.get("logprobs")) for i, text in enumerate(texts)]
     usage = {"prompt_tokens": len(prompt.split()) + 5, "completion_tokens": sum(len(text.split()) for text in texts)}

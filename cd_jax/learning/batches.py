@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import journal
+from cd_jax.rundir import requests as requests_file
 from cd_jax.rundir import updates as store
 from cd_jax.rundir.requests import Requests
 from cd_jax.types import Example
+from cd_jax.update import pipeline
+from cd_jax.update.filters.filter import Filter
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import Asked
 from cd_jax.update.teachers import batch as batch_files
@@ -25,20 +28,36 @@ class Batch:
       imported: files of answers, which are taken into the journal.
       estimate: says what is still to be asked.
       exported: folder that the requests are written into.
+      pipeline: folder that a pipeline writes the updates into, in shards.
+      pipeline_options: of Beam.
     """
 
     imported: Sequence[str] = ()
     estimate: bool = False
     exported: str | None = None
+    pipeline: str | None = None
+    pipeline_options: Sequence[str] = ()
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.imported or self.estimate or self.exported is not None or self.pipeline is not None)
 
 
-def run(batch: Batch, policy: Explanations | None, waiting: Sequence[Asked], path: pathlib.Path) -> bool:
+def run(
+    batch: Batch,
+    policy: Explanations | None,
+    waiting: Sequence[Asked],
+    filters: Sequence[Filter],
+    path: pathlib.Path,
+) -> bool:
     """Does it.
 
     Args:
       batch: what.
       policy: of the teacher.
       waiting: the examples that lack updates.
+      filters: of what a pipeline writes.
       path: of the updates.
 
     Returns:
@@ -52,7 +71,7 @@ def run(batch: Batch, policy: Explanations | None, waiting: Sequence[Asked], pat
     if policy is None or teacher is None:
         raise RequestError(
             "this teacher sends no requests: give --gin.distill.teacher=@OpenAITeacher, or leave out --estimate, "
-            "--export_batch and --import_batch"
+            "--export_batch, --import_batch and --pipeline"
         )
     if batch.imported:
         _import(batch.imported, teacher, path.parent)
@@ -60,6 +79,11 @@ def run(batch: Batch, policy: Explanations | None, waiting: Sequence[Asked], pat
         _tell(policy, teacher, waiting, path.parent)
     if batch.exported is not None:
         _export(batch.exported, policy, waiting, path.parent)
+    if batch.pipeline is not None:
+        pipeline.run(
+            policy, waiting, filters, str(path.parent / requests_file.NAME), batch.pipeline, batch.pipeline_options
+        )
+        return False
     return bool(batch.imported) and batch.exported is None and _derive(policy, waiting, path)
 
 

@@ -45,9 +45,11 @@ def apply(path: pathlib.Path, examples: Sequence[Example], filters: Sequence[Fil
     parted: dict[bool, list[dict]] = {True: [], False: []}
     for update, line in order:
         reason = reasons.get((update.example_id, update.sample))
-        parted[reason is None].append(line if reason is None else line | {"rejected": reason})
+        parted[reason is None].append(line if reason is None else line | {store.REASON: reason})
     journal.write(rejected, parted[False])
-    journal.write(path, [{name: value for name, value in line.items() if name != "rejected"} for line in parted[True]])
+    journal.write(
+        path, [{name: value for name, value in line.items() if name != store.REASON} for line in parted[True]]
+    )
 
 
 def _overlap(files) -> bool:

@@ -79,8 +79,9 @@ def distill(
         _check_same(path, examples, done, policy)
         _check_vocabulary(kept, wanted, vocabulary)
         if batch:
-            waiting = _waiting(path, policy, examples, shown) if policy else []
-            if not batches.run(batch, policy, waiting, path):
+            every = [Asked(example, shown.get(example.example_id, ())) for example in examples]
+            waiting = _waiting(path, policy, examples, shown) if policy and batch.pipeline is None else every
+            if not batches.run(batch, policy, waiting, filters, path):
                 return
             batches.put_in_order(path, examples)
         elif policy:

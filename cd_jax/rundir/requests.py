@@ -82,6 +82,7 @@ class _Answered(msgspec.Struct, frozen=True, tag_field="line", tag="answered"):
 
 
 _Line = _Sent | _Refused | _Answered
+_DECODER = msgspec.json.Decoder(_Line)
 
 
 class Requests:
@@ -211,13 +212,18 @@ class Requests:
             self._answer -= answer
 
 
+def parse(line: str | bytes) -> tuple[str, Answer] | None:
+    """The request and the answer of a line; None of a line of another kind. Raises ValueError where it is none."""
+    found = _DECODER.decode(line)
+    return (found.request, found.answer) if isinstance(found, _Answered) else None
+
+
 def _read(path: epath.Path) -> Iterator[_Line]:
     """The lines. Not by `journal.read`: there are millions, and nobody but this module writes them."""
-    decoder = msgspec.json.Decoder(_Line)
     with _uncollected(), _reading(path) as file:
         for number, line in enumerate(file, 1):
             try:
-                yield decoder.decode(line)
+                yield _DECODER.decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 said = " ".join(str(error).split())[:200]
                 raise RequestError(f"{path}:{number}: not a request or an answer ({said}); delete the line") from None

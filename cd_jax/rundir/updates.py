@@ -14,6 +14,8 @@ from cd_jax.types import Update
 NAME = "updates.jsonl"
 # Beside it: those that were filtered out.
 REJECTED = "rejected.jsonl"
+# The field of such a line that says why.
+REASON = "rejected"
 # Every line has them; other fields are written where they say something.
 _ALWAYS = ("example_id", "task", "update", "teacher", "prompt", "sample", "seed", "score")
 

@@ -1,6 +1,7 @@
 """`cd_jax distill`."""
 
 import argparse
+import shlex
 
 from cd_jax import verbs
 
@@ -8,9 +9,9 @@ from cd_jax import verbs
 def _run(args, configuration) -> None:
     from cd_jax.learning import batches, distillation
 
-    asked = args.estimate or args.export_batch is not None or args.import_batch
-    batch = batches.Batch(args.import_batch, args.estimate, args.export_batch) if asked else None
-    distillation.distill(args.model_dir, batch=batch)
+    options = shlex.split(args.pipeline_options)
+    batch = batches.Batch(args.import_batch, args.estimate, args.export_batch, args.pipeline, options)
+    distillation.distill(args.model_dir, batch=batch if batch.is_asked_for else None)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--import_batch", metavar="FILE", nargs="+", default=[], help="take the answers of batches; ask nothing"
+    )
+    parser.add_argument(
+        "--pipeline", metavar="DIR", help="make updates of the answers with Apache Beam, in shards; ask nothing"
+    )
+    parser.add_argument(
+        "--pipeline_options", metavar="OPTIONS", default="", help="of Beam, e.g. '--runner=DirectRunner'"
     )
 
 

@@ -81,6 +81,12 @@ class Explanations:
                 found, missing = replay(dialogue, answers)
                 yield one, [] if missing else self._updates(one, found, number), missing
 
+    def candidates(self, one: Asked, number: int) -> list[Request]:
+        """All that may be asked of an example, whatever is answered."""
+        if (teacher := self.asked_teacher) is None:
+            return []
+        return teacher.candidates(one.example, _seen(one.attempts), self._missing(one, number), self.seed)
+
     def estimate(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Estimate:
         """What is still to be asked, without asking."""
         requests: list[Request] = []

@@ -73,6 +73,10 @@ class Endpoint:
         self._not_taken: set[str] = set() if send_seed else {"seed"}
         self._client: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without secrets: what is sent to other machines asks nobody."""
+        return self.__dict__ | {"_key": "", "_url": self._shown_url, "redaction": Redaction("", ""), "_client": None}
+
     def open(self) -> None:
         """Makes the client, within the event loop that it will serve in. Raises RequestError without a package."""
         try:

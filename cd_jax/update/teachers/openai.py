@@ -114,13 +114,7 @@ class OpenAITeacher:
         self, example: Example, attempt: str | None, samples: Sequence[int], seed: int, known: Sequence[str]
     ) -> Dialogue:
         """See `AskedTeacher.dialogue`."""
-        messages = self._template.filled(example, attempt, self._chat)
-
-        def request(sample: int, choices: int = 1, ask: int = 0) -> Request:
-            drawn = seed + (sample + ask * _SAMPLES) * _SEED_STRIDE
-            return Request(self.name, messages, self._sampling, drawn, sample, choices)
-
-        groups = [samples[first : first + self._choices] for first in range(0, len(samples), self._choices)]
+        request, groups = self._requests(example, attempt, seed), self._groups(samples)
         answers = yield [request(group[0], len(group)) for group in groups]
         texts, found = list(known), []
         extra = self._max_extra_asks
@@ -134,6 +128,26 @@ class OpenAITeacher:
                 else:
                     extra = 0  # It has no more to say of the example: what is there is read, and no more is asked.
         return found
+
+    def candidates(self, example: Example, attempt: str | None, samples: Sequence[int], seed: int) -> list[Request]:
+        """See `AskedTeacher.candidates`."""
+        request, groups = self._requests(example, attempt, seed), self._groups(samples)
+        again = [request(sample, 1, ask) for sample in samples for ask in range(1 + self._max_extra_asks)]
+        return list({one.hash: one for one in (*(request(group[0], len(group)) for group in groups), *again)}.values())
+
+    def _groups(self, samples: Sequence[int]) -> list[Sequence[int]]:
+        """Those that are asked for with one request."""
+        return [samples[first : first + self._choices] for first in range(0, len(samples), self._choices)]
+
+    def _requests(self, example: Example, attempt: str | None, seed: int) -> Callable[..., Request]:
+        """What makes the request for a sample, so many choices, and the number of times that it was asked for."""
+        messages = self._template.filled(example, attempt, self._chat)
+
+        def request(sample: int, choices: int = 1, ask: int = 0) -> Request:
+            drawn = seed + (sample + ask * _SAMPLES) * _SEED_STRIDE
+            return Request(self.name, messages, self._sampling, drawn, sample, choices)
+
+        return request
 
     def _explanation(
         self, asked: Callable[..., Request], answer: Answer, index: int, known: Sequence[str], extra: int

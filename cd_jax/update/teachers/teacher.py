@@ -7,7 +7,7 @@ from cd_jax.rundir.requests import Answer, Requests
 from cd_jax.types import Example
 from cd_jax.update.teachers.asking import Asking
 from cd_jax.update.teachers.budget import TeacherBudget
-from cd_jax.update.teachers.requests import Dialogue
+from cd_jax.update.teachers.requests import Dialogue, Request
 
 
 class Explanation(NamedTuple):
@@ -82,6 +82,10 @@ class AskedTeacher(Teacher, Protocol):
           A dialogue that ends in pairs of an index and an `Explanation`; an index of which the teacher had nothing new
           to say is left out.
         """
+        ...
+
+    def candidates(self, example: Example, attempt: str | None, samples: Sequence[int], seed: int) -> list[Request]:
+        """All requests that such a dialogue may ask for, whatever is answered."""
         ...
 
     def asking(self, requests: Requests) -> Asking:
