@@ -11,8 +11,11 @@ import argparse
 import collections
 import json
 import pathlib
+import random
 import sys
 
+from cd_jax.learning import cleaning
+from cd_jax.rundir import updates as store
 from cd_jax.tasks import Catalogue
 from cd_jax.update.filters import faithful, words
 from cd_jax.update.filters.filter import clean
@@ -29,6 +32,11 @@ FOR = {
     faithful.ContradictsFacts(): (),
     faithful.Unfaithful(): ("answer alone", "false fact", "too few facts", "babble"),
 }
+# At what they are by default.
+ALL = [
+    words.ContradictsLabel(), words.AnswerAlone(), words.TooLong(), words.NearDuplicate(), words.Improbable(),
+    words.LowScore(), faithful.ContradictsFacts(), faithful.Unfaithful(),
+]  # fmt: skip
 
 
 def rejected_by(filters, examples, updates):
@@ -52,14 +60,36 @@ def line(name, rejected, ways, wanted):
     }
 
 
+def of_directory(tasks, source, model_dir):
+    """What each filter, and all together, keep of the updates that a directory holds, and some of both."""
+    updates = cleaning.said(pathlib.Path(model_dir) / store.NAME)
+    of_id = {example.example_id: example for example in tasks.examples(source, "train")}
+    for one in ALL:
+        found = clean(of_id, updates, [one])
+        print(json.dumps({"filter": one.name, "kept": round(len(found.kept) / len(updates), 4), "of": len(updates)}))
+    found = clean(of_id, updates, ALL)
+    print(json.dumps({"filter": "all", "kept": round(len(found.kept) / len(updates), 4), "of": len(updates)}))
+    for kind, group in found._asdict().items():
+        for update in random.Random(0).sample(group, min(len(group), 5)):
+            example = of_id[update.example_id]
+            shown = {"question": example.question, "answer": example.answer, "update": update.update}
+            print(json.dumps({kind: shown | ({"reason": update.reason} if kind == "rejected" else {})}))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--babi_dir")
     parser.add_argument("--share", type=float, default=0.3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--per_task", type=int, default=200)
+    parser.add_argument("--com2sense_dir")
+    parser.add_argument("--model_dir", help="of `cd_jax distill`: the share of its updates that each filter keeps")
+    parser.add_argument("--source", default="babi_low_data", help="of --model_dir")
     args = parser.parse_args()
-    tasks, examples = Catalogue(babi_dir=args.babi_dir), []
+    tasks, examples = Catalogue(babi_dir=args.babi_dir, com2sense_dir=args.com2sense_dir), []
+    if args.model_dir:
+        of_directory(tasks, args.source, args.model_dir)
+        return
     for number in range(1, 21):
         examples += tasks.examples(f"babi_qa{number}", "train")[: args.per_task]
     updates, ways = corruptions.corrupt(examples, corruptions.updates_of(examples, args.seed), args.share, args.seed)

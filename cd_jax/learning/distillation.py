@@ -90,7 +90,13 @@ def distill(
         updates = store.read(path) if path.exists() else []
         told = policy.odd() if policy else ""
         if not updates:
-            raise RunError(f"{path}: there is no explanation of {len(examples)} examples{told}; mend the teacher")
+            filtered = (
+                f", and {len(said)} were filtered out ({store.REJECTED})" if (said := cleaning.said(path)) else ""
+            )
+            raise RunError(
+                f"{path}: there is no explanation of {len(examples)} examples{filtered}{told}; mend the teacher"
+                + (" or the filters" if filtered else "")
+            )
         print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)
         if not kept.exists():
             texts += [formats.answer(example.answer) for example in examples] + [update.update for update in updates]

@@ -20,7 +20,7 @@ LONGEST_DETAIL = 200
 # What a server may refuse, and what is sent in its place; None: nothing.
 _REPLACED = {
     "seed": None, "max_tokens": "max_completion_tokens", "max_completion_tokens": None, "temperature": None,
-    "logprobs": None, "stop": None, "top_p": None, "n": None,
+    "logprobs": None, "top_logprobs": None, "stop": None, "top_p": None, "n": None,
 }  # fmt: skip
 
 _CHECK_KEY = "set OPENAI_API_KEY to a key that this endpoint takes"

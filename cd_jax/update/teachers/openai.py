@@ -88,7 +88,8 @@ class OpenAITeacher:
         self._template = templates.read(prompt_file)
         self._chat, self._choices, self._max_extra_asks = chat, choices, max_extra_asks
         told = {"temperature": temperature, "max_tokens": max_tokens, "stop": list(stop) or None}
-        told["logprobs"] = (True if chat else 1) if log_probs else None
+        # Of a chat, some servers give them beside the likeliest tokens alone.
+        told |= ({"logprobs": True, "top_logprobs": 1} if chat else {"logprobs": 1}) if log_probs else {}
         self._sampling = {name: value for name, value in told.items() if value is not None}
         self._max_retries, self._max_concurrency = max_retries, max_concurrency
         self._endpoint = _endpoint(self.name, base_url, timeout, send_seed, self.budget.is_of_tokens)
