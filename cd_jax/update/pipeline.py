@@ -4,6 +4,7 @@ The pipeline reads and sends nothing: a bundle that a runner tries again would p
 from batch files, into the journal; everything after them is done here, an example at a time.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def run(
     with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
         answers = pipeline | "Requests" >> beam.io.ReadFromText(requests) | "Answers" >> beam.FlatMap(_answered)
         examples = pipeline | "Examples" >> beam.Create(list(asked))
-        made = _joined(examples, answers, policy) | "Updates" >> beam.FlatMap(_made, policy, tuple(filters))
+        # Bound here: Beam 2.77 refuses arguments whose annotations are protocols.
+        make = functools.partial(_made, policy=policy, filters=tuple(filters))
+        made = _joined(examples, answers, policy) | "Updates" >> beam.FlatMap(make)
         for kind in (_KEPT, _REJECTED, _MISSING):
             name = store.NAME.removesuffix(".jsonl") if kind == _KEPT else kind
             (
