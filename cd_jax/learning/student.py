@@ -24,6 +24,7 @@ from cd_jax.feed.lessons import TokenisedLessons
 from cd_jax.feed.pipeline import Draw, Feed
 from cd_jax.feed.tokens import TokenisedExamples, longest
 from cd_jax.learning.agent import Agent
+from cd_jax.learning.likelihood import Likelihood
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.values import choose_entries
 from cd_jax.proposal.iterator import DeterministicIterator
@@ -335,6 +336,19 @@ class Student:
             self._recollection.count_use(seen)
 
     # Attempts
+
+    def likelihood(self, params) -> Likelihood:
+        """How likely it finds answers, with the updates that it is given.
+
+        Raises:
+          RequestError: what it reads of its memory was encoded alone, which is not how updates are given here.
+        """
+        if self.memory and self._settings.cache_passages:
+            raise RequestError(
+                "CACHE_PASSAGES=True: likelihoods are of passages that hold the prompt; bind it to False"
+            )
+        passages = self.memory.num_queries if self.memory else 0
+        return Likelihood(self.solver, params, self._vocabulary, self._lengths, passages)
 
     def attempt(self, params, feed: Feed, tell: bool = True, between: Between = lambda: None) -> list[Attempt]:
         """Decodes every example and verifies the answers. `refresh` comes first, for agents that remember.
