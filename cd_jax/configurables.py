@@ -10,9 +10,10 @@ from cd_jax.config.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from cd_jax.experiment import plan
 from cd_jax.learning import distillation, evaluation, remembering, training
 from cd_jax.show import examples
+from cd_jax.update.policies import own_chains
 from cd_jax.update.teachers import openai
 
-__all__ = ["RANGES", "VERBS", "openai", "plan"]
+__all__ = ["RANGES", "VERBS", "openai", "own_chains", "plan"]
 
 # What does the work of a verb as soon as it is called.
 VERBS = (

@@ -1,4 +1,4 @@
-"""Information gain: how much better the solver knows an answer once it is given an update (arXiv 2212.11353, section 2).
+"""Information gain: how much better the solver knows an answer when it is given an update (arXiv 2212.11353).
 
     IG(u; y) = log p(y | x, u) - log p(y | x), the mean over the answer's tokens and its end of sequence, in nats
 
@@ -49,9 +49,9 @@ def measured(likelihood: Likelihood, pairs: Sequence[Pair], seed: int) -> Number
       seed: of what is permuted.
 
     Returns:
-      `gain`, the mean, `positive`, the share that is above 0, and `n`; `length` and `compression`, see `constraints`; and
-      sensitivity to positions, where there are several: `sentences`, the mean of the absolute change of the gain when
-      the sentences of a context are put into another order, and `passages`, the mean of the largest gain less the
+      `gain`, the mean, `positive`, the share that is above 0, and `n`; `length` and `compression`, see `constraints`;
+      and sensitivity to positions, where there are several: `sentences`, the mean of the absolute change of the gain
+      when the sentences of a context are put into another order, and `passages`, the mean of the largest gain less the
       smallest one over the passages in which an update may stand.
     """
     found = gains(likelihood, pairs)

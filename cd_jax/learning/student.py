@@ -345,7 +345,7 @@ class Student:
         """
         if self.memory and self._settings.cache_passages:
             raise RequestError(
-                "CACHE_PASSAGES=True: likelihoods are of passages that hold the prompt; bind it to False"
+                "CACHE_PASSAGES=True: answers are judged by passages that hold the prompt; bind it to False"
             )
         passages = self.memory.num_queries if self.memory else 0
         return Likelihood(self.solver, params, self._vocabulary, self._lengths, passages)
