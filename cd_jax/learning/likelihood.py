@@ -89,6 +89,12 @@ class Likelihood:
         sums, counts = (np.concatenate(part)[: len(asked)] for part in zip(*parts, strict=True))
         return sums, counts
 
+    def states(self, prompts: Sequence[str]) -> np.ndarray:
+        """The mean of the encoder's states of each prompt, of which the end counts: float32 `[prompts, embed]`."""
+        tokens = self._ended(prompts)[:, -self._lengths["inputs"] :]
+        padded = tokens.to_tensor(shape=(None, -(-longest(tokens) // 8) * 8)).numpy()
+        return np.asarray(self.solver.encode_rows(self.params, padded, _BATCH))
+
     def losses(self, asked: Sequence[Given]) -> np.ndarray:
         """The mean of `-log p` over the answer's tokens and its end of sequence, in nats: float32 `[asked]`."""
         sums, counts = self.log_probs(asked)

@@ -209,10 +209,11 @@ class Student:
         first = np.array([c[0] for c in choices])[order]
         return Draw(order.astype(np.int32), (first + (drawn * counts).astype(np.int64)).astype(np.int32))
 
-    def as_prompt(self, example: Example) -> TokenisedExamples:
-        """One example that no task holds."""
-        inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id]]
-        return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
+    def as_prompt(self, *examples: Example) -> TokenisedExamples:
+        """Examples that no task holds, at least one."""
+        inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id] for example in examples]
+        answers = tf.ragged.constant([[0]] * len(examples), tf.int32)
+        return TokenisedExamples(list(examples), tf.ragged.constant(inputs, tf.int32), answers)
 
     # Memory
 
@@ -366,10 +367,17 @@ class Student:
         return self._attempt(params, feed, rows, self.decoding, 0, tell, between)[0]
 
     def attempt_some(
-        self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int, between: Between = lambda: None
+        self,
+        params,
+        feed: Feed,
+        rows: np.ndarray,
+        method: Decoding,
+        seed: int,
+        between: Between = lambda: None,
+        tell: bool = False,
     ) -> list[Attempt]:
-        """As `attempt`, of examples int32 `[rows]` of the feed, in a way of its own and without telling."""
-        return self._attempt(params, feed, rows, method, seed, between=between)[0]
+        """As `attempt`, of examples int32 `[rows]` of the feed, in a way of its own."""
+        return self._attempt(params, feed, rows, method, seed, tell, between)[0]
 
     def _attempt(
         self,

@@ -44,8 +44,8 @@ def compression(updates: Sequence[str], contexts: Sequence[str], vocabulary: seq
       vocabulary: of the tokens.
 
     Returns:
-      `tokens`, those of the updates over those of the contexts; `zlib`, the same of the bytes to which each of both sets
-      is compressed as a whole, so that what every update says counts once.
+      `tokens`, those of the updates over those of the contexts; `zlib`, the same of the bytes to which each of both
+      sets is compressed as a whole, so that what every update says counts once.
     """
     said, given = (tokens(texts, vocabulary).sum() for texts in (updates, contexts))
     return {"tokens": float(said / given), "zlib": compressed(updates) / compressed(contexts)}

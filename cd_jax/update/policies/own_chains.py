@@ -20,8 +20,8 @@ class OwnChains:
     """What the solver said before right answers becomes updates (STaR, arXiv 2203.14465, without rationalisation).
 
     Chains of the round's attempts are taken whose answers are right by exact match; those that were sampled more often
-    come first. Examples without such a chain get no update in the round. In the first round nothing was attempted yet, and
-    the updates of `cd_jax distill` serve. Protocol class T0: the labels are the source's, in training.
+    come first. Examples without such a chain get no update in the round. In the first round nothing was attempted yet,
+    and the updates of `cd_jax distill` serve. Protocol class T0: the labels are the source's, in training.
 
     Attributes:
       name: who writes.
