@@ -85,8 +85,8 @@ def evaluate(
       source_per_task: the same of the source.
       sample_seed: of the samples; whoever asks for the same gets the same examples.
       only_missing: leaves out what `results.json` says of the run's best parameters already.
-      calibration: measures how well the run's own probabilities tell right answers from wrong ones, for which it learns a
-        verifier where it has none (see `judging`, `Judging`).
+      calibration: measures how well the run's own probabilities tell right answers from wrong ones, for which it learns
+        a verifier where it has none (see `judging`, `Judging`).
       gain_pairs: examples with an update, at most, of which the information gain is measured, for each way of choosing
         updates (see `gain`); None: it is not.
 
@@ -171,7 +171,7 @@ def _evaluations(known: list[dict[str, Any]], number: int) -> list[dict[str, Any
 
 
 def _missing(model_dir: str, number: int, asked: list[dict[str, Any]], measures: Measures) -> list[dict[str, Any]]:
-    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now, and measured."""
+    """What of it is not known, and measured, of the parameters that are best now, decoded as gin says now."""
     checkpoints = Checkpoints(model_dir, read_only=True)
     step, progress = checkpoints.best(number)
     checkpoints.close()

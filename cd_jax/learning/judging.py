@@ -1,10 +1,11 @@
 """A verifier without labels: how probable it is that an answer is right, as the solver itself has it.
 
-Three probabilities, each calibrated on the validation split by Platt's scaling:
+Four probabilities, each calibrated on the validation split by Platt's scaling:
 
 - `p_true`: the solver is asked whether the answer is true, and `yes` is held against `no` (P(True), arXiv 2207.05221).
-- `p_answer`: the mean probability of the answer's tokens, exp(mean log p).
-- `score_head`: a logistic regression on the mean of the encoder's states of prompt and answer, and on both of these,
+- `p_answer`: of the answer's tokens, exp(mean log p), after what was said before it.
+- `p_generation`: the same of all that was said, and the answer.
+- `score_head`: a logistic regression on the mean of the encoder's states of prompt and answer, and on all of these,
   learnt from sampled attempts at the training examples.
 """
 
@@ -20,7 +21,7 @@ from cd_jax.learning.likelihood import Given, Likelihood
 from cd_jax.rundir.measures import Bin, Head, Judged, Scale, Verifier
 from cd_jax.types import Attempt
 
-P_TRUE, P_ANSWER, SCORE_HEAD = "p_true", "p_answer", "score_head"
+P_TRUE, P_ANSWER, P_GENERATION, SCORE_HEAD = "p_true", "p_answer", "p_generation", "score_head"
 _BINS = 10
 # So far from 0 and 1 a probability is held, whose logit is taken.
 _LEAST = 1e-6
@@ -33,20 +34,22 @@ class Evidence:
     Attributes:
       p_true: logits, float `[attempts]`.
       p_answer: logits, float `[attempts]`.
+      p_generation: logits, float `[attempts]`.
       states: the encoder's, of prompt and answer, `[attempts, embed]`.
     """
 
     p_true: np.ndarray
     p_answer: np.ndarray
+    p_generation: np.ndarray
     states: np.ndarray
 
     def features(self) -> np.ndarray:
-        """Of the score head: `[attempts, embed + 2]`."""
-        return np.concatenate([self.states, self.p_true[:, None], self.p_answer[:, None]], 1)
+        """Of the score head: `[attempts, embed + 3]`."""
+        return np.column_stack([self.states, self.p_true, self.p_answer, self.p_generation])
 
     def logits(self, head: Head | None) -> dict[str, np.ndarray]:
         """By name; without a head, there is none of it."""
-        found = {P_TRUE: self.p_true, P_ANSWER: self.p_answer}
+        found = {P_TRUE: self.p_true, P_ANSWER: self.p_answer, P_GENERATION: self.p_generation}
         if head:
             scaled = (self.features() - np.array(head.mean)) / np.array(head.scale)
             found[SCORE_HEAD] = scaled @ np.array(head.weights) + head.bias
@@ -72,11 +75,13 @@ def evidence(likelihood: Likelihood, attempts: Sequence[Attempt]) -> Evidence:
     ]
     yes, no = np.split(likelihood.log_probs(asked)[0].astype(float), 2)
     given = [
-        Given(one.example.prompt, one.prediction, formats.parse_update(one.generation), seen)
+        Given(one.example.prompt, one.prediction, formats.parse_update(one.generation), seen, whole)
+        for whole in (False, True)
         for one, seen in zip(attempts, passages, strict=True)
     ]
     probability = np.clip(np.exp(-likelihood.losses(given).astype(float)), _LEAST, 1 - _LEAST)
-    return Evidence(yes - no, scipy.special.logit(probability), likelihood.states(answered).astype(float))
+    of_answer, of_all = np.split(scipy.special.logit(probability), 2)
+    return Evidence(yes - no, of_answer, of_all, likelihood.states(answered).astype(float))
 
 
 def learn(
@@ -105,7 +110,7 @@ def probabilities(verifier: Verifier, found: Evidence) -> dict[str, np.ndarray]:
 
 def best(verifier: Verifier) -> str:
     """The name of the probability that is to be used: of the head, where one was learnt."""
-    return SCORE_HEAD if verifier.head else P_ANSWER
+    return SCORE_HEAD if verifier.head else P_GENERATION
 
 
 def _right(attempts: Sequence[Attempt]) -> np.ndarray:
@@ -117,8 +122,8 @@ def _fit_head(features: np.ndarray, right: np.ndarray) -> Head | None:
         return None
     scaler = preprocessing.StandardScaler().fit(features)
     fitted = linear_model.LogisticRegression(max_iter=1000).fit(scaler.transform(features), right)
-    found = (scaler.mean_, scaler.scale_, fitted.coef_[0])
-    return Head(*(array.tolist() for array in found), float(fitted.intercept_[0]))
+    mean, scale, weights = (array.tolist() for array in (scaler.mean_, scaler.scale_, fitted.coef_[0]))
+    return Head(mean, scale, weights, float(fitted.intercept_[0]))
 
 
 def _fit_scale(logits: np.ndarray, right: np.ndarray) -> Scale:

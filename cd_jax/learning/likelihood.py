@@ -26,12 +26,14 @@ class Given:
       answer: y, of which `answer: y` is scored.
       said: what stands before `answer: y` in the target, as if the solver had written it.
       read: updates that stand in its passages, one each; empty texts leave a passage with its ordinal and the prompt.
+      whole: what was said is scored, too.
     """
 
     prompt: str
     answer: str
     said: str = ""
     read: tuple[str, ...] = ()
+    whole: bool = False
 
 
 class Likelihood:
@@ -83,7 +85,8 @@ class Likelihood:
           asked: what is scored.
 
         Returns:
-          float32 `[asked]`, in nats, and the number of these tokens, int `[asked]`.
+          float32 `[asked]`, in nats, and the number of these tokens, int `[asked]`; with `Given.whole` also of those
+          that were said.
         """
         parts = [self._scored(batch) for batch in self._batches(asked)]
         sums, counts = (np.concatenate(part)[: len(asked)] for part in zip(*parts, strict=True))
@@ -96,7 +99,7 @@ class Likelihood:
         return np.asarray(self.solver.encode_rows(self.params, padded, _BATCH))
 
     def losses(self, asked: Sequence[Given]) -> np.ndarray:
-        """The mean of `-log p` over the answer's tokens and its end of sequence, in nats: float32 `[asked]`."""
+        """The mean of `-log p` over the tokens that `log_probs` counts, in nats: float32 `[asked]`."""
         sums, counts = self.log_probs(asked)
         return -sums / counts
 
@@ -120,7 +123,8 @@ class Likelihood:
             "inputs": self._ended([one.prompt for one in asked]),
             "targets": self._ended([formats.answer(one.answer) for one in asked]),
             "update": said,
-            "update_weights": tf.cast(tf.zeros_like(said), tf.float32),
+            "update_weights": tf.cast(tf.ones_like(said), tf.float32)
+            * tf.constant([[float(one.whole)] for one in asked]),
             "target_weight": tf.ones(len(asked)),
             "memory": self._memory(asked),
         }

@@ -1,4 +1,4 @@
-"""What `cd_jax eval` measures beside accuracy where it is asked to: calibration, and the information gain of updates."""
+"""What `cd_jax eval` measures beside accuracy, where it is asked to: calibration, and what updates bring."""
 
 import dataclasses
 import pathlib
@@ -28,8 +28,8 @@ class Measures:
 
     Attributes:
       calibration: of the probabilities that answers are right, see `judging`.
-      gain_pairs: examples with an update, at most, whose information gain is measured, for each way of choosing updates;
-        None: it is not.
+      gain_pairs: examples with an update, at most, whose information gain is measured, for each way of choosing
+        updates; None: it is not.
       seed: of what is drawn.
     """
 
@@ -118,8 +118,8 @@ def _source(trained: TrainedRun, split: str, per_task: int | None = None) -> Tok
 
 
 def _gains(trained: TrainedRun, role: str, attempts: Sequence[Attempt], most: int, seed: int) -> dict[str, Any]:
-    """What is measured of the run's updates about the labels of a task, by how they were chosen: an example's `own`, one
-    at `random`, and what memory `retrieved`."""
+    """What is measured of the run's updates about the labels of a task, by how they were chosen: an example's `own`,
+    one at `random`, and what memory `retrieved`."""
     random = np.random.default_rng((seed, 9))
     updates = _updates(trained)
     first = [attempt for attempt in attempts if attempt.sample == 0]
