@@ -23,7 +23,7 @@ from cd_jax.types import Attempt
 
 P_TRUE, P_ANSWER, P_GENERATION, SCORE_HEAD = "p_true", "p_answer", "p_generation", "score_head"
 _BINS = 10
-# So far from 0 and 1 a probability is held, whose logit is taken.
+# So far from 1 a probability is held, whose logit is taken.
 _LEAST = 1e-6
 
 
@@ -79,8 +79,8 @@ def evidence(likelihood: Likelihood, attempts: Sequence[Attempt]) -> Evidence:
         for whole in (False, True)
         for one, seen in zip(attempts, passages, strict=True)
     ]
-    probability = np.clip(np.exp(-likelihood.losses(given).astype(float)), _LEAST, 1 - _LEAST)
-    of_answer, of_all = np.split(scipy.special.logit(probability), 2)
+    log_p = np.minimum(-likelihood.losses(given).astype(float), -_LEAST)
+    of_answer, of_all = np.split(log_p - np.log(-np.expm1(log_p)), 2)
     return Evidence(yes - no, of_answer, of_all, likelihood.states(answered).astype(float))
 
 

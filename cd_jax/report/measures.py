@@ -152,7 +152,7 @@ def _set_rows(folder: epath.Path, whole: epath.Path, absent: list[str]) -> list[
     for update in written:
         by_round.setdefault(update.round, []).append(update.update)
     name = "" if folder == whole else f"{folder.name}/"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, texts in sorted(by_round.items()):
         length = constraints.length(texts, vocabulary)
         figures = (f"{len(texts):,}", f"{len(set(texts)):,}", f"{length['mean']:.1f}", f"{length['max']:g}")

@@ -25,7 +25,8 @@ _GROUP_WIDTH = 1.5  # inches for one task
 _LABEL_WIDTH = 19  # characters below it
 MOST_POINTS = 400  # of one line: more cannot be seen, but would make the page heavy
 _MUTED = "#5b6470"
-_DASHES = ("--", ":", "-.", "-")  # of probabilities, in their order; the last one is the score head's
+# Of probabilities, in their order; the last one is the score head's.
+_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, ()))
 _STYLE = {
     "axes.edgecolor": "#9aa3ad",
     "axes.grid": True,
