@@ -12,6 +12,7 @@ Four probabilities, each calibrated on the validation split by Platt's scaling:
 import dataclasses
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import scipy.special
 from sklearn import linear_model, metrics, preprocessing
@@ -23,6 +24,8 @@ from cd_jax.types import Attempt
 
 P_TRUE, P_ANSWER, P_GENERATION, SCORE_HEAD = "p_true", "p_answer", "p_generation", "score_head"
 _BINS = 10
+# The inverse weight of the head's squares: features are as many as a small solver's attempts are wrong.
+_PENALTY = 0.1
 # So far from 1 a probability is held, whose logit is taken.
 _LEAST = 1e-6
 
@@ -96,9 +99,11 @@ def learn(
       parameters: digest of the solver's.
     """
     head = _fit_head(evidence(likelihood, attempts).features(), _right(attempts))
-    logits = evidence(likelihood, validation).logits(head)
-    right = _right(validation)
-    return Verifier(parameters, {name: _fit_scale(found, right) for name, found in logits.items()}, head)
+    found, right = evidence(likelihood, validation), _right(validation)
+    scales = {name: _fit_scale(logits, right) for name, logits in found.logits(head).items()}
+    learnt = Verifier(parameters, scales, P_GENERATION, head)
+    brier = {name: judged(one, right).brier for name, one in probabilities(learnt, found).items()}
+    return msgspec.structs.replace(learnt, best=min(brier, key=lambda name: brier[name]))
 
 
 def probabilities(verifier: Verifier, found: Evidence) -> dict[str, np.ndarray]:
@@ -106,11 +111,6 @@ def probabilities(verifier: Verifier, found: Evidence) -> dict[str, np.ndarray]:
     logits = found.logits(verifier.head)
     scales = verifier.scales
     return {name: scipy.special.expit(scales[name].slope * logits[name] + scales[name].bias) for name in scales}
-
-
-def best(verifier: Verifier) -> str:
-    """The name of the probability that is to be used: of the head, where one was learnt."""
-    return SCORE_HEAD if verifier.head else P_GENERATION
 
 
 def _right(attempts: Sequence[Attempt]) -> np.ndarray:
@@ -121,7 +121,7 @@ def _fit_head(features: np.ndarray, right: np.ndarray) -> Head | None:
     if len(np.unique(right)) < 2:
         return None
     scaler = preprocessing.StandardScaler().fit(features)
-    fitted = linear_model.LogisticRegression(max_iter=1000).fit(scaler.transform(features), right)
+    fitted = linear_model.LogisticRegression(C=_PENALTY, max_iter=1000).fit(scaler.transform(features), right)
     mean, scale, weights = (array.tolist() for array in (scaler.mean_, scaler.scale_, fitted.coef_[0]))
     return Head(mean, scale, weights, float(fitted.intercept_[0]))
 

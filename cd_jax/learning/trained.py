@@ -151,7 +151,7 @@ class TrainedRun(TrainedWeights):
         own = [one for one in self.student.attempt(self.params, self.student.eval_feed(tokens)) if one.sample == 0]
         given = [dataclasses.replace(one, prediction=answer) for one, answer in zip(own, answers, strict=True)]
         found = judging.probabilities(verifier, judging.evidence(self.likelihood(), given))
-        return found[judging.best(verifier)].tolist()
+        return found[verifier.best].tolist()
 
     def setting(self) -> dict[str, Any]:
         """Of which parameters its answers are, and how they are found: what tells a score from others."""

@@ -80,6 +80,11 @@ class Head(msgspec.Struct, frozen=True):
     weights: list[float]
     bias: float
 
+    def __post_init__(self):
+        """Raises ValueError where it is of features whose numbers differ."""
+        if not len(self.mean) == len(self.scale) == len(self.weights):
+            raise ValueError("`mean`, `scale` and `weights` are not of one length")
+
 
 class Verifier(msgspec.Struct, frozen=True):
     """What a run has learnt to judge its answers by.
@@ -87,11 +92,13 @@ class Verifier(msgspec.Struct, frozen=True):
     Attributes:
       parameters: digest of the solver's, with which alone it goes; None where they have none.
       scales: of each logit, by name.
+      best: name of the probability with the lowest Brier score on the validation split.
       head: None where attempts at the training examples were all right, or all wrong.
     """
 
     parameters: str | None
     scales: dict[str, Scale]
+    best: str
     head: Head | None
 
 
