@@ -154,7 +154,9 @@ def test_probabilities_that_are_right_have_no_error():
 
 # On disk
 
-VERIFIER = measures.Verifier("d", {"p_true": measures.Scale(1.0, -0.5)}, "p_true", measures.Head([0.0], [1.0], [2.0], 0.5))
+HEAD = measures.Head([0.0], [1.0], [2.0], 0.5)
+VERIFIER = measures.Verifier("d", {"p_true": measures.Scale(1.0, -0.5)}, "p_true", HEAD)
+NONE = {"parameters": "d", "scales": {}, "best": "", "head": None}
 
 
 def test_kept_and_read_again(tmp_path):
@@ -167,12 +169,9 @@ def test_kept_and_read_again(tmp_path):
     ("content", "named"),
     [
         (None, "no verifier was learnt"),
-        ({"parameters": "e", "scales": {}, "best": "", "head": None}, "is of other parameters"),
-        ({"parameters": "d", "scales": {"p_true": {"slope": "steep", "bias": 0}}, "best": "", "head": None}, "got `str`"),
-        (
-            {"parameters": "d", "scales": {}, "best": "", "head": {"mean": [1], "scale": [], "weights": [], "bias": 0}},
-            "not of one length",
-        ),
+        (NONE | {"parameters": "e"}, "is of other parameters"),
+        (NONE | {"scales": {"p_true": {"slope": "steep", "bias": 0}}}, "got `str`"),
+        (NONE | {"head": {"mean": [1], "scale": [], "weights": [], "bias": 0}}, "not of one length"),
         ([], "not a JSON object"),
     ],
 )

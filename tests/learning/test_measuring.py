@@ -11,6 +11,7 @@ from cd_jax.errors import RequestError
 from cd_jax.rundir import scores
 
 ASKED = {"SOURCE_PER_TASK": 6, "EVAL_PER_TASK": 5, "TARGETS": "['babi_qa6']", "MESH_MODEL": 4, "MESH_DATA": 2}
+MESH = ["MESH_MODEL = 4", "MESH_DATA = 2"]
 MEASURED = {"CALIBRATION": True, "GAIN_PAIRS": 4, "Judging__samples": 2, "Judging__validation": 6}
 
 
@@ -41,6 +42,7 @@ def test_what_is_measured_stands_beside_the_accuracy(measured):
     assert path.name == f"{found['source']['step']}.json"
 
 
+@pytest.mark.slow
 def test_a_later_evaluation_keeps_it(measured, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)
@@ -49,6 +51,7 @@ def test_a_later_evaluation_keeps_it(measured, tmp_path):
     assert entries(folder) == before
 
 
+@pytest.mark.slow
 def test_only_what_was_not_measured_is_decoded(measured, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)
@@ -72,8 +75,11 @@ def test_the_report_shows_it(measured, tmp_path):
     assert f"Calibration: source {runs.SOURCE} (n=" in page
 
 
-def test_from_python(measured):
-    run = cd_jax.load(str(measured), ["MESH_MODEL = 4", "MESH_DATA = 2"])
+def test_from_python(measured, trained):
+    # Where no verifier was learnt.
+    with pytest.raises(RequestError, match="no verifier was learnt with these parameters; learn it with `cd_jax eval"):
+        cd_jax.load(str(trained[0]), MESH).judge(["Where is John?"], ["office"])
+    run = cd_jax.load(str(measured), MESH)
     prompts = ["John went to the office. Where is John?", "Mary went to the hall. Where is Mary?"]
     found = run.judge(prompts, ["office", "kitchen"])
     assert len(found) == 2 and all(0 < one < 1 for one in found)
@@ -83,12 +89,7 @@ def test_from_python(measured):
         run.judge(prompts, ["office"])
 
 
-def test_from_python_without_a_verifier(trained):
-    run = cd_jax.load(str(trained[0]), ["MESH_MODEL = 4", "MESH_DATA = 2"])
-    with pytest.raises(RequestError, match="no verifier was learnt with these parameters; learn it with `cd_jax eval"):
-        run.judge(["Where is John?"], ["office"])
-
-
+@pytest.mark.slow
 def test_updates_that_are_gone(measured, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)
