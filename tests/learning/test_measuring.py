@@ -78,8 +78,8 @@ def test_the_report_shows_it(measured, tmp_path):
 def test_from_python(measured, trained):
     # Where no verifier was learnt.
     with pytest.raises(RequestError, match="no verifier was learnt with these parameters; learn it with `cd_jax eval"):
-        cd_jax.load(str(trained[0]), MESH).judge(["Where is John?"], ["office"])
-    run = cd_jax.load(str(measured), MESH)
+        cd_jax.load(str(trained[0]), *MESH).judge(["Where is John?"], ["office"])
+    run = cd_jax.load(str(measured), *MESH)
     prompts = ["John went to the office. Where is John?", "Mary went to the hall. Where is Mary?"]
     found = run.judge(prompts, ["office", "kitchen"])
     assert len(found) == 2 and all(0 < one < 1 for one in found)
