@@ -66,6 +66,7 @@ setup(
         "matplotlib~=3.10",
         "tabulate>=0.9",
         "scipy>=1.13",
+        "scikit-learn>=1.5",
     ],
     # cuda: NVIDIA's devices. interop: what the tests compare the solver with. tpu: the device, and the compiler of
     # `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need; Beam wants an older protobuf than

@@ -12,9 +12,10 @@ from cd_jax.learning import distillation, evaluation, remembering, training
 from cd_jax.show import examples
 from cd_jax.update import selection
 from cd_jax.update.filters import faithful, words
+from cd_jax.update.policies import own_chains
 from cd_jax.update.teachers import openai
 
-__all__ = ["RANGES", "VERBS", "faithful", "openai", "plan", "selection", "words"]
+__all__ = ["RANGES", "VERBS", "faithful", "openai", "own_chains", "plan", "selection", "words"]
 
 # What does the work of a verb as soon as it is called.
 VERBS = (

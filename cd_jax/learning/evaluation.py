@@ -18,6 +18,7 @@ from cd_jax.feed.lessons import answer_alone
 from cd_jax.feed.tokens import tokenised
 from cd_jax.learning import compose
 from cd_jax.learning.agent import Agent
+from cd_jax.learning.measuring import Measures, measured
 from cd_jax.learning.trained import TrainedRun, memory_settings
 from cd_jax.rundir import files, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints
@@ -70,6 +71,8 @@ def evaluate(
     source_per_task: PositiveInt | None = None,
     sample_seed: Seed = 0,
     only_missing: bool = False,
+    calibration: bool = False,
+    gain_pairs: PositiveInt | None = None,
 ) -> dict[str, Any]:
     """Decodes held-out source questions and the targets, on which nothing was fine-tuned; adds to `results.json`.
 
@@ -82,6 +85,10 @@ def evaluate(
       source_per_task: the same of the source.
       sample_seed: of the samples; whoever asks for the same gets the same examples.
       only_missing: leaves out what `results.json` says of the run's best parameters already.
+      calibration: measures how well the run's own probabilities tell right answers from wrong ones, for which it learns
+        a verifier where it has none (see `judging`, `Judging`).
+      gain_pairs: examples with an update, at most, of which the information gain is measured, for each way of choosing
+        updates (see `gain`); None: it is not.
 
     Returns:
       What stands in `results.json`: the scores of before, and these, see `report.scores`.
@@ -90,14 +97,15 @@ def evaluate(
       RequestError: no checkpoint, no such task, data that is missing or malformed, or a split without labels.
     """
     _check_split(split)
+    measures = Measures(calibration, gain_pairs, sample_seed)
     samples = [("source", source, Sample(source_per_task, sample_seed))]
     samples += [("target", target, Sample(per_task, sample_seed)) for target in targets]
     asked = [{"role": role, "task": t, "split": split, "sample": s.record()} for role, t, s in samples]
     _known(model_dir)  # A damaged file is told before anything is decoded.
     for number in _rounds(model_dir):
-        wanted = _missing(model_dir, number, asked) if only_missing else asked
+        wanted = _missing(model_dir, number, asked, measures) if only_missing else asked
         if wanted:
-            _evaluate_round(TrainedRun(model_dir, number), wanted)
+            _evaluate_round(TrainedRun(model_dir, number), wanted, measures)
     return results.read_results(model_dir)
 
 
@@ -110,7 +118,7 @@ def _rounds(model_dir: str | pathlib.Path) -> list[int]:
     return list(range(progress.last_evaluated() + 1))
 
 
-def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]]) -> None:
+def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]], measures: Measures) -> None:
     """Decodes what is asked with the parameters of a round."""
     files.clean_up(trained.directory)
     named = trained.progress.arm or trained.agent
@@ -122,6 +130,8 @@ def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]]) -> None:
         print(f"[{named}] {printed(found)}", flush=True)
         # At once: what comes after may be interrupted, or be refused.
         _add(trained, found)
+        if measures.fields:
+            _add(trained, found | measured(trained, one["role"], attempts, measures))
 
 
 def check_targets(vocabulary: pathlib.Path) -> None:
@@ -160,8 +170,8 @@ def _evaluations(known: list[dict[str, Any]], number: int) -> list[dict[str, Any
     return [entry for run in of_round for entry in run.get("evaluations") or scores.before_settings(run)]
 
 
-def _missing(model_dir: str, number: int, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of what is asked, what is not known of the parameters that are best now, decoded as gin says now."""
+def _missing(model_dir: str, number: int, asked: list[dict[str, Any]], measures: Measures) -> list[dict[str, Any]]:
+    """What of it is not known, and measured, of the parameters that are best now, decoded as gin says now."""
     checkpoints = Checkpoints(model_dir, read_only=True)
     step, progress = checkpoints.best(number)
     checkpoints.close()
@@ -171,7 +181,8 @@ def _missing(model_dir: str, number: int, asked: list[dict[str, Any]]) -> list[d
         "decoding": dataclasses.asdict(Decoding()),
         "memory": memory_settings(progress.identity.get("process", {})),
     }
-    keys = set(map(scores.key, _evaluations(_known(model_dir), number)))
+    known = _evaluations(_known(model_dir), number)
+    keys = {scores.key(entry) for entry in known if all(name in entry for name in measures.fields)}
     return [one for one in asked if scores.key(one | now) not in keys]
 
 

@@ -24,6 +24,7 @@ from cd_jax.feed.lessons import TokenisedLessons
 from cd_jax.feed.pipeline import Draw, Feed
 from cd_jax.feed.tokens import TokenisedExamples, longest
 from cd_jax.learning.agent import Agent
+from cd_jax.learning.likelihood import Likelihood
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.memory.values import choose_entries
 from cd_jax.proposal.iterator import DeterministicIterator
@@ -208,10 +209,11 @@ class Student:
         first = np.array([c[0] for c in choices])[order]
         return Draw(order.astype(np.int32), (first + (drawn * counts).astype(np.int64)).astype(np.int32))
 
-    def as_prompt(self, example: Example) -> TokenisedExamples:
-        """One example that no task holds."""
-        inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id]]
-        return TokenisedExamples([example], tf.ragged.constant(inputs, tf.int32), tf.ragged.constant([[0]], tf.int32))
+    def as_prompt(self, *examples: Example) -> TokenisedExamples:
+        """Examples that no task holds, at least one."""
+        inputs = [[*self._vocabulary.encode(example.prompt), self._vocabulary.eos_id] for example in examples]
+        answers = tf.ragged.constant([[0]] * len(examples), tf.int32)
+        return TokenisedExamples(list(examples), tf.ragged.constant(inputs, tf.int32), answers)
 
     # Memory
 
@@ -336,6 +338,19 @@ class Student:
 
     # Attempts
 
+    def likelihood(self, params) -> Likelihood:
+        """How likely it finds answers, with the updates that it is given.
+
+        Raises:
+          RequestError: what it reads of its memory was encoded alone, which is not how updates are given here.
+        """
+        if self.memory and self._settings.cache_passages:
+            raise RequestError(
+                "CACHE_PASSAGES=True: answers are judged by passages that hold the prompt; bind it to False"
+            )
+        passages = self.memory.num_queries if self.memory else 0
+        return Likelihood(self.solver, params, self._vocabulary, self._lengths, passages)
+
     def attempt(self, params, feed: Feed, tell: bool = True, between: Between = lambda: None) -> list[Attempt]:
         """Decodes every example and verifies the answers. `refresh` comes first, for agents that remember.
 
@@ -352,10 +367,17 @@ class Student:
         return self._attempt(params, feed, rows, self.decoding, 0, tell, between)[0]
 
     def attempt_some(
-        self, params, feed: Feed, rows: np.ndarray, method: Decoding, seed: int, between: Between = lambda: None
+        self,
+        params,
+        feed: Feed,
+        rows: np.ndarray,
+        method: Decoding,
+        seed: int,
+        between: Between = lambda: None,
+        tell: bool = False,
     ) -> list[Attempt]:
-        """As `attempt`, of examples int32 `[rows]` of the feed, in a way of its own and without telling."""
-        return self._attempt(params, feed, rows, method, seed, between=between)[0]
+        """As `attempt`, of examples int32 `[rows]` of the feed, in a way of its own."""
+        return self._attempt(params, feed, rows, method, seed, tell, between)[0]
 
     def _attempt(
         self,

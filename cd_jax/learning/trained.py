@@ -9,12 +9,13 @@ from jax.sharding import Mesh
 
 from cd_jax.errors import RequestError
 from cd_jax.feed.tokens import tokenised
-from cd_jax.learning import attempting, compose
+from cd_jax.learning import attempting, compose, judging
+from cd_jax.learning.likelihood import Likelihood
 from cd_jax.learning.loop import memory_of
 from cd_jax.memory import told
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.rundir import attempts as attempts_file
-from cd_jax.rundir import interrupt, results, scores
+from cd_jax.rundir import interrupt, measures, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.tasks import Sample, own
 from cd_jax.tasks import vocabulary as vocabularies
@@ -111,6 +112,47 @@ class TrainedRun(TrainedWeights):
         attempts_file.write(self.inference_file(task, split), attempts)
         return attempts
 
+    @property
+    def parameters(self) -> str | None:
+        """Digest of its parameters; None where it was imported, or is of before there were digests."""
+        return self.progress.parameters.get(str(self.best_step))
+
+    @property
+    def source(self) -> str:
+        """The task or mixture that it was trained on. Raises RequestError where that is not known."""
+        source = self.progress.identity.get("source")
+        if not source:
+            raise RequestError(f"{self.directory}: was trained on no task that is known here; train it on one")
+        return source
+
+    def likelihood(self) -> Likelihood:
+        """How likely it finds answers; see `Student.likelihood`."""
+        return self.student.likelihood(self.params)
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """How probable it is that answers are right, as the run itself has it: no label is needed.
+
+        The run answers every prompt, too: what it says and retrieves on the way stands before the answers.
+
+        Args:
+          prompts: contexts and questions, at least one.
+          answers: one for each prompt, whoever gave it.
+
+        Returns:
+          Probabilities, calibrated on the source's validation split.
+
+        Raises:
+          RequestError: no verifier was learnt with these parameters, see `cd_jax eval --gin.CALIBRATION=True`.
+          ValueError: there are not as many answers as prompts.
+        """
+        verifier = measures.read_verifier(self.directory, self.best_step, self.parameters)
+        asked = [Example(str(i), "", prompt, "", "") for i, prompt in enumerate(prompts)]
+        tokens = self.student.as_prompt(*asked)
+        own = [one for one in self.student.attempt(self.params, self.student.eval_feed(tokens)) if one.sample == 0]
+        given = [dataclasses.replace(one, prediction=answer) for one, answer in zip(own, answers, strict=True)]
+        found = judging.probabilities(verifier, judging.evidence(self.likelihood(), given))
+        return found[verifier.best].tolist()
+
     def setting(self) -> dict[str, Any]:
         """Of which parameters its answers are, and how they are found: what tells a score from others."""
         decoding, memory = self.student.decoding, memory_settings(self.student.settings())
@@ -119,7 +161,7 @@ class TrainedRun(TrainedWeights):
         trained = memory_settings(self.progress.identity.get("process", {}))
         return {
             "step": self.best_step,
-            "parameters": self.progress.parameters.get(str(self.best_step)),
+            "parameters": self.parameters,
             "decoding": dataclasses.asdict(decoding),
             "memory": memory,
             "setting": scores.setting(decoding, memory, trained),

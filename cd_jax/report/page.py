@@ -8,7 +8,7 @@ import jinja2
 import markupsafe
 from etils import epath
 
-from cd_jax.report import breakdown, examples, memory, plots, table
+from cd_jax.report import breakdown, examples, measures, memory, plots, table
 from cd_jax.report.examples import Run
 from cd_jax.rundir import files, journal
 from cd_jax.rundir import results as results_lib
@@ -37,12 +37,13 @@ def write(directory: files.Path) -> epath.Path:
     results = results_lib.merge(whole)
     runs, absent = _read_runs(whole)
     absent += [f"{folder.name}: no {results_lib.RESULTS}" for folder in results_lib.unfinished_dirs(whole)]
+    sets = measures.sets_table(whole, absent)
     path = whole / REPORT
-    files.write_text(path, _render(whole.resolve().name, results, runs, absent))
+    files.write_text(path, _render(whole.resolve().name, results, runs, sets, absent))
     return path
 
 
-def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str:
+def _render(name: str, results: Json, runs: list[Run], sets: table.Table | None, absent: list[str]) -> str:
     palette = plots.colours([results_lib.named(run) for run in results["runs"]])
     each_run, *over_seeds = table.tables(results)
     targets = list(dict.fromkeys(column.task for column in table.columns(results) if column.role == "target"))
@@ -57,6 +58,9 @@ def _render(name: str, results: Json, runs: list[Run], absent: list[str]) -> str
         error=_markup(_curves(runs, "validation_error", "validation error", palette)),
         most_points=plots.MOST_POINTS,
         tasks=[examples.of_task(task, runs, _EXAMPLES_PER_TASK) for task in targets],
+        sets=sets,
+        gains=measures.gain_table(results),
+        reliabilities=measures.reliabilities(results, palette),
         memories=memory.browsers(targets, runs),
     )
 

@@ -5,7 +5,7 @@ import io
 import re
 import statistics
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -13,6 +13,7 @@ from matplotlib import axes, figure, lines, ticker
 
 from cd_jax.report import table
 from cd_jax.rundir import results as results_lib
+from cd_jax.rundir.measures import Bin
 
 Json = dict[str, Any]
 
@@ -24,6 +25,8 @@ _GROUP_WIDTH = 1.5  # inches for one task
 _LABEL_WIDTH = 19  # characters below it
 MOST_POINTS = 400  # of one line: more cannot be seen, but would make the page heavy
 _MUTED = "#5b6470"
+# Of probabilities, in their order; the last one is the score head's.
+_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (4, 2)), (0, (1, 2)), (0, (6, 2, 1, 2)), (0, ()))
 _STYLE = {
     "axes.edgecolor": "#9aa3ad",
     "axes.grid": True,
@@ -169,9 +172,39 @@ def _group_label(column: table.Column) -> str:
     return "\n".join(line for text in (column.task, role) for line in textwrap.wrap(text, _LABEL_WIDTH))
 
 
-def _chart(width: float) -> tuple[figure.Figure, axes.Axes]:
+def reliability(bins: Mapping[tuple[str, str], Sequence[Bin]], palette: dict[str, str]) -> str:
+    """A reliability diagram: the share of right answers by the probability that they were given.
+
+    Args:
+      bins: by arm and name of the probability.
+      palette: `colours` of all arms of the page.
+
+    Returns:
+      An `<svg>` element.
+    """
+    names = list(dict.fromkeys(name for _, name in bins))
+    with matplotlib.style.context(["default", _STYLE]):
+        chart, ax = _chart(_WIDTH, _WIDTH)
+        ax.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.8, linestyle=":")
+        for (arm, name), held in bins.items():
+            total = sum(one.n for one in held)
+            shown, style = palette[arm], _DASHES[names.index(name) % len(_DASHES)]
+            points = [one.confidence for one in held], [one.accuracy for one in held]
+            ax.plot(*points, color=shown, linewidth=1.1, linestyle=style, alpha=0.85)
+            ax.scatter(*points, s=[6 + 90 * one.n / total for one in held], color=shown, alpha=0.6, linewidths=0)
+        ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability", ylabel="right answers")
+        handles = [
+            lines.Line2D([], [], color=palette[arm], linestyle=_DASHES[names.index(name) % len(_DASHES)],
+                         label=f"{arm} {name}")
+            for arm, name in bins
+        ]  # fmt: skip
+        chart.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, fontsize=8.5)
+        return _svg(chart, "reliability: share of right answers by their probability")
+
+
+def _chart(width: float, height: float = _HEIGHT) -> tuple[figure.Figure, axes.Axes]:
     # Not through pyplot, which keeps figures and a backend for the whole process.
-    chart = figure.Figure(figsize=(width, _HEIGHT))
+    chart = figure.Figure(figsize=(width, height))
     return chart, chart.add_subplot()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from cd_jax.errors import RequestError
-from cd_jax.rundir import files
+from cd_jax.rundir import files, measures
 
 AGENTS = ("baseline", "cd_finetune", "cd_memory")
 RESULTS = "results.json"
@@ -184,6 +184,14 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _converts(value: Any, convert: Callable[[Any], Any]) -> bool:
+    try:
+        convert(value)
+    except ValueError:
+        return False
+    return True
+
+
 def _are(values: Any, kind: Callable[[Any], bool]) -> bool:
     return isinstance(values, list) and all(map(kind, values))
 
@@ -197,6 +205,8 @@ _OF_A_SCORE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("sample", "decoding", "memory"), _is_object),
     "truncated": lambda value: _is_object(value) and all(map(_is_share, value.values())),
     "step": _is_integer,
+    "calibration": lambda value: _converts(value, measures.calibration),
+    "gain": lambda value: _converts(value, measures.gain),
 }
 # What a run has beside its scores, where it has it.
 _OF_A_RUN: dict[str, Callable[[Any], bool]] = {

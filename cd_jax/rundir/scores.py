@@ -6,6 +6,8 @@ from typing import Any
 
 Json = dict[str, Any]
 
+# What an entry may say beside the accuracy.
+_MEASURED = ("calibration", "gain")
 # An entry of `evaluations`: of which parameters it is, what was asked, and how.
 _KEY = ("step", "parameters", "role", "task", "split", "sample", "decoding", "memory")
 
@@ -26,7 +28,11 @@ def merged(before: Sequence[Json], now: Sequence[Json]) -> list[Json]:
     """
     told = {_told(entry) for entry in now}
     kept = {key(entry): entry for entry in before if "sample" in entry or _told(entry) not in told}
-    return list((kept | {key(entry): entry for entry in now}).values())
+    for entry in now:
+        # What was measured of the same answers stays, unless it was measured again.
+        measured = kept.get(key(entry), {})
+        kept[key(entry)] = {name: measured[name] for name in _MEASURED if name in measured} | entry
+    return list(kept.values())
 
 
 def _told(entry: Json) -> tuple[Any, ...]:
