@@ -54,7 +54,7 @@ def test_of_what_is_said(params, pairs):
     likelihood = processes.make("cd_finetune").likelihood(params)
     found = gain.gains(likelihood, pairs)
     assert found.shape == (len(pairs),) and len(pairs) > 64  # More than a batch.
-    for (example, update), one in list(zip(pairs, found, strict=True))[:: len(pairs) // 12]:
+    for (example, update), one in list(zip(pairs, found, strict=True))[:: len(pairs) // 4]:
         prompt = spelt(example.prompt, ())
         expected = one_by_one(params, prompt, "", example.answer) - one_by_one(params, prompt, update, example.answer)
         assert one == pytest.approx(expected, abs=1e-5)
@@ -66,7 +66,7 @@ def test_of_what_is_read(params, pairs, place):
     likelihood = processes.make("cd_memory").likelihood(params)
     assert likelihood.passages == 2
     found = gain.gains(likelihood, pairs[:20], place)
-    for (example, update), one in list(zip(pairs, found, strict=False))[::5]:
+    for (example, update), one in list(zip(pairs, found, strict=False))[::10]:
         heads = [("1:",), ("2:",)]
         alone = one_by_one(params, spelt(example.prompt, *heads), "", example.answer)
         heads[place] = (*heads[place], update)
