@@ -8,6 +8,7 @@ import gin
 
 from cd_jax.config.ranges import NonNegativeFloat, PositiveInt
 from cd_jax.feed.lessons import LessonForm
+from cd_jax.learning.selecting import MostInformative
 from cd_jax.memory.values import MemoryValue
 from cd_jax.proposal.iterator import DeterministicIterator
 from cd_jax.step.terms import Term
@@ -62,6 +63,6 @@ class Agent:
     verifier: Callable[[], answers.Verifier] = answers.ChrF
     terms: Sequence[Term] = ()
     filters: Sequence[Filter] = ()
-    selection: Selection | None = None
+    selection: Selection | MostInformative | None = None
     proposal: Callable[..., DeterministicIterator] = DeterministicIterator
     rounds: Rounds = Rounds()  # Frozen.

@@ -7,7 +7,7 @@ import numpy as np
 
 from cd_jax.feed import lessons
 from cd_jax.feed.tokens import TokenisedExamples
-from cd_jax.learning import attempting, distillation
+from cd_jax.learning import attempting, distillation, gain, selecting
 from cd_jax.learning.agent import Agent, Rounds
 from cd_jax.learning.attempting import Attempts
 from cd_jax.learning.ledger import Ledger
@@ -67,16 +67,15 @@ class SelfLearning:
         for number in range(self._agent.rounds.number):
             attempts = self._attempt(state, number)
             updates = self._update(updates, attempts, number)
-            chosen = self._select(updates)
+            chosen = self._select(state, updates, number)
             self._remember(chosen, number)
             state = self._fit(state, self._lessons(chosen, attempts), number)
         return state
 
     def check(self, updates: list[Update]) -> None:
         """Goes through what comes before the first fitting, for the errors."""
-        chosen = self._select(updates)
-        self._remember(chosen, 0)
-        self._trainer.check(self._lessons(chosen, {}))
+        self._remember(updates, 0)
+        self._trainer.check(self._lessons(updates, {}))
 
     # The lines of a round
 
@@ -117,16 +116,14 @@ class SelfLearning:
         self._told |= {"written": len(fresh)}
         return [*(one for one in updates if one.round < number), *fresh]
 
-    def _select(self, updates: list[Update]) -> list[Update]:
-        """Those that are used, of each example and round."""
-        select = self._agent.selection
-        if select is None:
-            return updates
-        of_id = {one.example_id: one for one in self._source.examples}
-        groups: dict[tuple[int, str], list[Update]] = {}
-        for update in updates:
-            groups.setdefault((update.round, update.example_id), []).append(update)
-        return [one for (_, name), group in groups.items() for one in select(of_id[name], group)]
+    def _select(self, state: TrainState, updates: list[Update], number: int) -> list[Update]:
+        """Those of all updates that are used."""
+
+        def gains(pairs: Sequence[gain.Pair]) -> np.ndarray:
+            return gain.gains(self._student.likelihood(state.params), pairs)
+
+        chosen, directory = self._agent.selection, self._ledger.directory
+        return selecting.select(chosen, self._source.examples, updates, gains, directory, number)
 
     def _remember(self, updates: list[Update], number: int) -> None:
         """Takes what the round has brought into memory, which may make room for it."""
