@@ -2,27 +2,31 @@
 
 from collections.abc import Sequence
 
-from cd_jax.tasks.babi.reasoners.text import DROPPED, GAVE, IS_IT_IN, MOVED, TOOK, WHERE_IS, Grammar
+from cd_jax.tasks.babi.reasoners.text import DROPPED, GAVE, GAVE_TO, IS_IT_IN, MOVED, TOOK, WHERE_IS, Grammar
 
 _WALKING = Grammar(MOVED)
 _CARRYING = Grammar(MOVED, TOOK, DROPPED)
-_GIVING = Grammar(MOVED, TOOK, DROPPED, GAVE)
+_GIVING = Grammar(MOVED, TOOK, DROPPED, GAVE, GAVE_TO)
 
 _WHERE_IS = Grammar(WHERE_IS)
 _WHERE_IS_THING = Grammar(("where is", "Where is the NOUN?"))
 _WHERE_BEFORE = Grammar(("where before", "Where was the NOUN before the NOUN?"))
 _IS_IN = Grammar(IS_IT_IN)
-_HOW_MANY = Grammar(("how many", "How many objects is PERSON carrying?"))
-_WHAT_IS_CARRIED = Grammar(("what", "What is PERSON carrying?"))
+_HOW_MANY = Grammar(
+    ("none", "How many objects is PERSON carrying?"),
+    ("zero", "How many objects is PERSON holding?"),
+)
+_WHAT_IS_CARRIED = Grammar(("what", "What is PERSON carrying?"), ("what", "What is PERSON holding?"))
 _GIFTS = Grammar(
-    ("gift", "What did PERSON give to PERSON?"),
-    ("taker of", "Who did PERSON give the NOUN to?"),
-    ("giver to", "Who gave the NOUN to PERSON?"),
-    ("giver", "Who gave the NOUN?"),
-    ("taker", "Who received the NOUN?"),
+    ("gift", "What did PERSON give to PERSONLAST?"),
+    ("taker of", "Who did PERSON give the NOUN toLAST?"),
+    ("giver to", "Who gave the NOUN to PERSONLAST?"),
+    ("giver", "Who gave the NOUNLAST?"),
+    ("taker", "Who received the NOUNLAST?"),
 )
 
-_NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+# Of none, the word depends on the question.
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 class World:
@@ -72,7 +76,7 @@ class World:
                 self._take(who, thing)
             case "dropped", who, thing:
                 self._let_go(who, thing)
-            case "gave", giver, thing, taker:
+            case ("gave", giver, thing, taker) | ("gave to", giver, taker, thing):
                 self._let_go(giver, thing)
                 self._take(taker, thing)
 
@@ -131,20 +135,24 @@ def gift(statements: Sequence[str], question: str) -> str:
     asked = _GIFTS.read(question)
     answer = None
     for statement in statements:
-        match (*asked, *_GIVING.read(statement)):
-            case "gift", giver, taker, "gave", of, thing, to if (giver, taker) == (of, to):
-                answer = thing
-            case "taker of", giver, thing, "gave", of, what, taker if (giver, thing) == (of, what):
-                answer = taker
-            case "giver to", thing, taker, "gave", giver, what, to if (thing, taker) == (what, to):
-                answer = giver
-            case "giver", thing, "gave", giver, what, _ if thing == what:
-                answer = giver
-            case "taker", thing, "gave", _, what, taker if thing == what:
-                answer = taker
+        match _GIVING.read(statement):
+            case ("gave", giver, thing, taker) | ("gave to", giver, taker, thing):
+                answer = _asked_of_gift(asked, giver, thing, taker) or answer
     if answer is None:
         raise ValueError(f"the text tells of no such gift: {question!r}")
     return answer
+
+
+def _asked_of_gift(asked: tuple[str, ...], giver: str, thing: str, taker: str) -> str | None:
+    """What the question asks of a gift; None where it speaks of others."""
+    speaks_of, answer = {
+        "gift": ((giver, taker), thing),
+        "taker of": ((giver, thing), taker),
+        "giver to": ((thing, taker), giver),
+        "giver": ((thing,), giver),
+        "taker": ((thing,), taker),
+    }[asked[0]]
+    return answer if asked[1:] == speaks_of else None
 
 
 def is_in(statements: Sequence[str], question: str) -> str:
@@ -154,18 +162,22 @@ def is_in(statements: Sequence[str], question: str) -> str:
 
 
 def count(statements: Sequence[str], question: str) -> str:
-    """Task 7: `How many objects is Mary carrying?`, in a word."""
-    _, who = _HOW_MANY.read(question)
+    """Task 7: `How many objects is Mary carrying?`, in a word.
+
+    Of none it is the question's word that decides: the files ask what she is `carrying`, and answer `none`, today's
+    generator asks what she is `holding`, and answers `zero`.
+    """
+    nothing, who = _HOW_MANY.read(question)
     number = len(_after(statements, _GIVING).held_by(who))
-    if number >= len(_NUMBERS):
+    if number > len(_NUMBERS):
         raise ValueError(f"{who} carries {number} things, and this task counts to {_NUMBERS[-1]}")
-    return _NUMBERS[number]
+    return (nothing, *_NUMBERS)[number]
 
 
 def what_is_carried(statements: Sequence[str], question: str) -> str:
-    """Task 8: `What is Mary carrying?`."""
+    """Task 8: `What is Mary carrying?`, in the order of the files, where that of today's generator is of no meaning."""
     _, who = _WHAT_IS_CARRIED.read(question)
-    return ",".join(_after(statements, _CARRYING).held_by(who)) or "nothing"
+    return ",".join(_after(statements, _GIVING).held_by(who)) or "nothing"
 
 
 def _after(statements: Sequence[str], grammar: Grammar) -> World:
