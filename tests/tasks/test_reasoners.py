@@ -218,7 +218,7 @@ MALFORMED = {
     5: ("Ada gave the key.", "Who stole the key?"),
     6: ("She went to the loft.", "Is Ada at the loft?"),
     7: ("Ada took the key and the pen.", "How many things is Ada carrying?"),
-    8: ("Ada gave the key to Bo.", "What is Ada holding?"),
+    8: ("Ada threw the key to Bo.", "What is Ada wearing?"),
     9: ("Ada is either in the loft or the barn.", "Is Ada in the loft"),
     10: ("Ada is not in the loft.", "Is Ada in loft?"),
     11: ("Then they went to the loft.", "Where is she?"),

@@ -15,12 +15,16 @@ _QUESTIONS = Grammar(
 _GOALS = {"hungry": "kitchen", "thirsty": "kitchen", "tired": "bedroom", "bored": "garden"}
 
 
-def motive(statements: Sequence[str], question: str) -> str:
-    """Task 20: `Where will jason go?`, `Why did jason go to the kitchen?` and `Why did jason get the milk?`."""
+def motive(statements: Sequence[str], question: str, whole: bool = True) -> str:
+    """Task 20: `Where will jason go?`, `Why did jason go to the kitchen?` and `Why did jason get the milk?`.
+
+    Of part of a story, not the whole, the question itself may tell what he did: of the latest motive that is told.
+    """
     asked, who, *what = _QUESTIONS.read(question)
     motives: dict[str, str] = {}
     goals: dict[str, str] = {}
     why = None
+    told = whole
     for statement in statements:
         kind, name, word = _DEEDS.read(statement)
         name = name.lower()
@@ -30,7 +34,8 @@ def motive(statements: Sequence[str], question: str) -> str:
             goals.setdefault(motives[name], word)
         if kind == asked and [word] == what and name == who.lower():
             why = motives.get(name)
-    answer = why
+            told = True
+    answer = why if told else motives.get(who.lower())
     if asked == "where":
         of_now = motives.get(who.lower(), "")
         answer = goals.get(of_now) or _GOALS.get(of_now)

@@ -5,14 +5,23 @@ from collections.abc import Iterator, Sequence
 
 from cd_jax.tasks.babi.reasoners.text import Grammar, only
 
-_ROOMS = Grammar(("beside", "The NOUN is DIRECTION of the NOUN."))
+_ROOMS = Grammar(("beside", "The NOUN is DIRECTION of the NOUN."), ("from", "The NOUN is DIRECTION the NOUN."))
 _SHAPES = Grammar(("placed", "The NOUN is PLACED the NOUN."))
 _SIZES = Grammar(("fits", "The NOUN fits inside the NOUN."), ("bigger", "The NOUN is bigger than the NOUN."))
 
-_NEIGHBOUR = Grammar(("what is", "What is DIRECTION of the NOUN?"), ("what of", "What is the NOUN DIRECTION of?"))
+_NEIGHBOUR = Grammar(
+    ("what is", "What is DIRECTION of the NOUN?"),
+    ("what of", "What is the NOUN DIRECTION of?"),
+    ("what is", "What is DIRECTION the NOUN?"),
+    ("what of", "What is the NOUN DIRECTION?"),
+)
 _IS_PLACED = Grammar(("placed", "Is the NOUN PLACED the NOUN?"))
-_COMPARED = Grammar(("fits", "Does the NOUN fit in the NOUN?"), ("bigger", "Is the NOUN bigger than the NOUN?"))
-_WAY = Grammar(("way", "How do you go from the NOUN to the NOUN?"))
+_COMPARED = Grammar(
+    ("fits", "Does the NOUN fit in the NOUN?"),
+    ("bigger", "Is the NOUN bigger than the NOUN?"),
+    ("bigger", "Is the NOUN bigger than NOUN?"),
+)
+_WAY = Grammar(("way", "How do you go from the NOUN to the NOUN?"), ("way", "What is the path from NOUN to NOUN?"))
 
 _OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 _MORE = {"above", "to the right of", "bigger"}
@@ -87,9 +96,13 @@ def is_bigger(statements: Sequence[str], question: str) -> str:
 
 
 def way(statements: Sequence[str], question: str) -> str:
-    """Task 19: `How do you go from the garden to the office?`, by the shortest way: `s,w`."""
+    """Task 19: `How do you go from the garden to the office?`, by the shortest way: `s,w`.
+
+    In the files, what `is north of the garden` is reached by going north from the garden. Today's generator turns this
+    about: where a garden `is north the hall`, the hall is reached by going north from the garden.
+    """
     _, start, goal = _WAY.read(question)
-    rooms = _rooms(statements)
+    rooms = _rooms(statements, starts_first=True)
     before: dict[str, tuple[str, str]] = {}
     forked: set[str] = set()
     layer = [start]
@@ -116,11 +129,18 @@ def _steps_back(before: dict[str, tuple[str, str]], start: str, goal: str) -> It
         yield towards[0]
 
 
-def _rooms(statements: Sequence[str]) -> dict[str, dict[str, str]]:
-    """For each room those beside it, and where."""
+def _rooms(statements: Sequence[str], starts_first: bool = False) -> dict[str, dict[str, str]]:
+    """For each room those beside it, and where.
+
+    Args:
+      statements: about two rooms each.
+      starts_first: whether what `is north the garden` is where one sets out, to the north, for the garden.
+    """
     rooms: dict[str, dict[str, str]] = defaultdict(dict)
     for statement in statements:
-        _, room, direction, other = _ROOMS.read(statement)
+        kind, room, direction, other = _ROOMS.read(statement)
+        if starts_first and kind == "from":
+            room, other = other, room
         if rooms[other].setdefault(room, direction) != direction:
             raise ValueError(f"the {room} is {rooms[other][room]} of the {other}, as was said before: {statement!r}")
         rooms[room][other] = _OPPOSITE[direction]

@@ -1,4 +1,7 @@
-"""Sentences are read by their form alone: which words are names, places or objects is never looked up in a list."""
+"""Sentences are read by their form alone: which words are names, places or objects is never looked up in a list.
+
+The forms are those of the released v1.2 files, and those into which the generator of the tasks has since changed some.
+"""
 
 import re
 
@@ -17,10 +20,11 @@ _SLOTS = {
     "NOUN": f"({_NOUN})",
     "MOVED": "(?:went|went back|travelled|journeyed|moved)",
     "TOOK": "(?:got|took|grabbed|picked up)",
-    "DROPPED": "(?:dropped|left|discarded|put down)",
+    "DROPPED": "(?:dropped|left|discarded|put down|let go of)",
     "GAVE": "(?:gave|handed|passed)",
     "AN": "(?:a|an)",
     "THERE": "(?: there)?",
+    "LAST": "(?: last)?",
     "THEN": "(?:Then|Afterwards|After that|Following that)",
     "TIME": "([Yy]esterday|[Tt]his (?:morning|afternoon|evening))",
     "DIRECTION": "(north|south|east|west)",
@@ -32,6 +36,7 @@ MOVED = ("moved", "PERSON MOVED to the NOUN.")
 TOOK = ("took", "PERSON TOOK the NOUNTHERE.")
 DROPPED = ("dropped", "PERSON DROPPED the NOUNTHERE.")
 GAVE = ("gave", "PERSON GAVE the NOUN to PERSON.")
+GAVE_TO = ("gave to", "PERSON GAVE PERSON the NOUN.")
 IS_IN = ("is in", "PERSON is in the NOUN.")
 WHERE_IS = ("where is", "Where is PERSON?")
 IS_IT_IN = ("is it in", "Is PERSON in the NOUN?")

@@ -7,8 +7,13 @@ from cd_jax.tasks.babi.reasoners.text import IS_IN, IS_IT_IN, MOVED, WHERE_IS, G
 _NEGATION = Grammar(
     ("is not in", "PERSON is no longer in the NOUN."), ("is not in", "PERSON is not in the NOUN."), IS_IN, MOVED
 )
-_ALTERNATIVES = Grammar(("either", "PERSON is either in the NOUN or the NOUN."), IS_IN, MOVED)
-_PRONOUN = Grammar(("again", "THEN (he|she) MOVED to the NOUN."), MOVED)
+_ALTERNATIVES = Grammar(
+    ("either", "PERSON is either in the NOUN or the NOUN."),
+    ("either of these", "PERSON is either in the NOUN or in the NOUN."),
+    IS_IN,
+    MOVED,
+)
+_PRONOUN = Grammar(("again", "THEN (he|she) MOVED to the NOUN."), ("again", "(He|She) then MOVED to the NOUN."), MOVED)
 _PAIR = ("moved", "PEOPLE MOVED to the NOUN.")
 _CONJUNCTION = Grammar(_PAIR)
 _PRONOUN_OF_PAIR = Grammar(("again", "THEN (they) MOVED to the NOUN."), _PAIR)
@@ -24,7 +29,7 @@ _TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
 def negation(statements: Sequence[str], question: str) -> str:
     """Task 9: `Is Mary in the kitchen?`, by the last statement about her, which may say where she is not."""
     _, who, place = _IS_IN.read(question)
-    kind, *places = _last_said(statements, _NEGATION, who)
+    kind, *places = _said(statements, _NEGATION, who)[-1]
     if kind != "is not in":
         return "yes" if place in places else "no"
     if place not in places:
@@ -33,12 +38,18 @@ def negation(statements: Sequence[str], question: str) -> str:
 
 
 def alternatives(statements: Sequence[str], question: str) -> str:
-    """Task 10: `Is Mary in the kitchen?`, by the last statement about her, which may leave it open: `maybe`."""
+    """Task 10: `Is Mary in the kitchen?`, by the last statement about her, which may leave it open: `maybe`.
+
+    What was said before is over with it, as in the files, except where it has the form `either in the kitchen or in the
+    hall`: that is of today's generator, in which of these places she is in one where she could have been before.
+    """
     _, who, place = _IS_IN.read(question)
-    kind, *places = _last_said(statements, _ALTERNATIVES, who)
-    if place not in places:
+    possible: list[str] = []
+    for kind, *places in _said(statements, _ALTERNATIVES, who):
+        possible = _narrowed(possible, places) if kind == "either of these" else places
+    if place not in possible:
         return "no"
-    return "maybe" if kind == "either" else "yes"
+    return "yes" if len(possible) == 1 else "maybe"
 
 
 def pronoun(statements: Sequence[str], question: str) -> str:
@@ -75,16 +86,20 @@ def times(statements: Sequence[str], question: str) -> str:
     return answer
 
 
-def _last_said(statements: Sequence[str], grammar: Grammar, who: str) -> tuple[str, ...]:
-    """The kind and the places of the last statement about a person."""
-    last: tuple[str, ...] = ()
-    for statement in statements:
-        kind, about, *places = grammar.read(statement)
-        if about == who:
-            last = (kind, *places)
-    if not last:
+def _said(statements: Sequence[str], grammar: Grammar, who: str) -> list[tuple[str, ...]]:
+    """The kind and the places of each statement about a person, of which there is one at least."""
+    read = [grammar.read(statement) for statement in statements]
+    said = [(kind, *places) for kind, about, *places in read if about == who]
+    if not said:
         raise ValueError(f"the text does not tell where {who} is")
-    return last
+    return said
+
+
+def _narrowed(known: list[str], told: list[str]) -> list[str]:
+    """The places told that were possible; where none was, the generator takes the other for false, so the last."""
+    if not known:
+        return told
+    return [place for place in told if place in known] or told[-1:]
 
 
 def _where_is(statements: Sequence[str], grammar: Grammar, question: str) -> str:
@@ -103,8 +118,8 @@ def _moves(statements: Sequence[str], grammar: Grammar) -> Iterator[tuple[list[s
         if kind == "moved":
             movers = people(whom)
         elif not movers:
-            raise ValueError(f"nobody moved before whom {whom!r} could mean: {statement!r}")
-        elif pronouns.setdefault(movers[0], whom) != whom:
+            raise ValueError(f"nobody moved before whom {whom.lower()!r} could mean: {statement!r}")
+        elif pronouns.setdefault(movers[0], whom.lower()) != whom.lower():
             raise ValueError(f"{movers[0]} was called {pronouns[movers[0]]!r} before: {statement!r}")
         yield movers, place
 
