@@ -57,7 +57,8 @@ def test_of_what_is_said(params, pairs):
     for (example, update), one in list(zip(pairs, found, strict=True))[:: len(pairs) // 4]:
         prompt = spelt(example.prompt, ())
         expected = one_by_one(params, prompt, "", example.answer) - one_by_one(params, prompt, update, example.answer)
-        assert one == pytest.approx(expected, abs=1e-5)
+        # Differences of losses of tens of nats, in float32.
+        assert one == pytest.approx(expected, abs=1e-4)
     assert np.ptp(found) > 0.01
 
 
@@ -71,7 +72,7 @@ def test_of_what_is_read(params, pairs, place):
         alone = one_by_one(params, spelt(example.prompt, *heads), "", example.answer)
         heads[place] = (*heads[place], update)
         assert one == pytest.approx(
-            alone - one_by_one(params, spelt(example.prompt, *heads), "", example.answer), abs=1e-5
+            alone - one_by_one(params, spelt(example.prompt, *heads), "", example.answer), abs=1e-4
         )
     assert np.ptp(found) > 1e-4
 
