@@ -1,7 +1,6 @@
 """BERT and RemBERT in Flax Linen (arXiv 1810.04805, 2010.12821), and BLEURT's regression on top (arXiv 2004.04696).
 
-Dropout happens where the caller gives a `dropout` rng, and only there. Parameters are float32, and so is everything that
-is computed.
+Dropout happens where the caller gives a `dropout` rng, and only there. Everything is float32.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Snappy's blocks, in which TensorFlow compresses the small index of a bundle; what is large there is not compressed."""
+"""Snappy's blocks, in which TensorFlow may compress the index of a bundle, which is small; tensors are never."""
 
 _LONGEST = 1 << 26  # bytes; an index has thousands
 

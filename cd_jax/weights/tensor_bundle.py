@@ -1,7 +1,7 @@
 """TensorFlow's tensor bundles, which variables of a SavedModel and checkpoints are, read without TensorFlow.
 
-`PREFIX.index` is a sorted table of LevelDB's kind: blocks of keys and values, an index of blocks, a footer. The empty key
-has the header, every other one is a tensor's name and says where in `PREFIX.data-00000-of-00001` its bytes are.
+`PREFIX.index` is a sorted table of LevelDB's kind: blocks of keys and values, an index of blocks, a footer. The empty
+key has the header, every other one is a tensor's name and says where in `PREFIX.data-00000-of-00001` its bytes are.
 """
 
 import dataclasses
