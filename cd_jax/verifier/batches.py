@@ -62,7 +62,7 @@ def padded_length(length: int, longest: int) -> int:
 class Batched:
     """A network that reads batches, compiled for few shapes, each spread over this host's devices."""
 
-    def __init__(self, apply: Callable[..., jax.Array], batch_size: int, longest: int):
+    def __init__(self, apply: Callable[..., Any], batch_size: int, longest: int):
         """Prepares it.
 
         Args:
@@ -77,7 +77,7 @@ class Batched:
         self._batch_size, self._longest, self._devices = batch_size, longest, len(devices)
 
         # A score is the same everywhere: TPUs and GPUs would compute with fewer digits.
-        def precise(*args: Any) -> jax.Array:
+        def precise(*args: Any) -> Any:
             with jax.default_matmul_precision("highest"):
                 return apply(*args)
 

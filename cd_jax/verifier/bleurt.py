@@ -53,14 +53,14 @@ class Bleurt:
         self._checkpoint = bleurt.describe(checkpoint)
         if self._checkpoint.is_test and not allow_test_checkpoint:
             raise RequestError(
-                f"{checkpoint}: is BLEURT's tiny test checkpoint (2 layers of 128), which tells little of meaning; take "
-                "a larger one, such as BLEURT-20-D12, or bind Bleurt.allow_test_checkpoint=True"
+                f"{checkpoint}: is BLEURT's tiny test checkpoint (2 layers of 128), which tells little of meaning; "
+                "take a larger one, such as BLEURT-20-D12, or bind Bleurt.allow_test_checkpoint=True"
             )
         self._low, self._high = low, high
         self._network = BertRegressor(self._checkpoint.config)
         self._batched = batches.Batched(self._apply, batch_size, self._checkpoint.max_length)
 
-    def _apply(self, params: Any, *tokens: jax.Array) -> jax.Array:
+    def _apply(self, params: Any, *tokens: jax.Array) -> Any:
         return self._network.apply({"params": params}, *tokens)
 
     @functools.cached_property

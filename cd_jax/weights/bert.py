@@ -52,7 +52,7 @@ def read_config(path: str | os.PathLike, gelu: str) -> BertConfig:
         raise RequestError(
             f"{file}: position_embedding_type={given['position_embedding_type']!r}; only 'absolute' is read"
         )
-    fields = {ours: _size(file, given, theirs, most) for ours, theirs, most in _SIZES}
+    fields: dict[str, Any] = {ours: _size(file, given, theirs, most) for ours, theirs, most in _SIZES}
     defaults = {field.name: field.default for field in dataclasses.fields(BertConfig)}
     for name in [name for name, value in fields.items() if value is None]:
         if defaults[name] is dataclasses.MISSING:
@@ -61,11 +61,8 @@ def read_config(path: str | os.PathLike, gelu: str) -> BertConfig:
     if fields["hidden_size"] % fields["num_attention_heads"]:
         heads, width = fields["num_attention_heads"], fields["hidden_size"]
         raise RequestError(f"{file}: num_attention_heads={heads} do not divide hidden_size={width}; {_MEND}")
-    rates = {name: _rate(file, name, given[name]) for name in _RATES if given.get(name) is not None}
-    # A mapping of embeddings that are as wide as the states is not there.
-    if fields.get("embedding_size") == fields["hidden_size"] and "input_embedding_size" not in given:
-        del fields["embedding_size"]
-    return BertConfig(**fields, **rates, hidden_act=_activation(file, given, gelu))
+    fields |= {name: _rate(file, name, given[name]) for name in _RATES if given.get(name) is not None}
+    return BertConfig(**fields, hidden_act=_activation(file, given, gelu))
 
 
 def _size(file: pathlib.Path, given: Mapping[str, Any], theirs: tuple[str, ...], most: int) -> Any:
