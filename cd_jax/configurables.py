@@ -11,8 +11,9 @@ from cd_jax.experiment import plan
 from cd_jax.learning import distillation, evaluation, remembering, training
 from cd_jax.show import examples
 from cd_jax.update.teachers import openai
+from cd_jax.verifier import bleurt, embedding, tuning
 
-__all__ = ["RANGES", "VERBS", "openai", "plan"]
+__all__ = ["RANGES", "VERBS", "bleurt", "embedding", "openai", "plan", "tuning"]
 
 # What does the work of a verb as soon as it is called.
 VERBS = (

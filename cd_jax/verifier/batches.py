@@ -59,8 +59,39 @@ def padded_length(length: int, longest: int) -> int:
     return min(*doubled, longest)
 
 
+def padded(inputs: Sequence[Tokens], rows: int, length: int) -> np.ndarray:
+    """A batch.
+
+    Args:
+      inputs: at most `rows`, of at most `length` tokens.
+      rows: of the batch; those that are no input have no tokens but one of padding, so that attention has an object.
+      length: of the batch.
+
+    Returns:
+      Ids, mask and segments, int32 `[3, rows, length]`.
+    """
+    batch = np.zeros((3, rows, length), np.int32)
+    ids, mask, segments = batch
+    mask[:, 0] = 1
+    for row, one in enumerate(inputs):
+        ids[row, : len(one.ids)] = one.ids
+        mask[row, : len(one.ids)] = 1
+        segments[row, one.first : len(one.ids)] = 1
+    return batch
+
+
+def shardings(devices: int) -> tuple[NamedSharding, NamedSharding]:
+    """What every device has a copy of, and what is cut into rows, over the first of this host's devices."""
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), ("batch",))
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("batch"))
+
+
 class Batched:
-    """A network that reads batches, compiled for few shapes, each spread over this host's devices."""
+    """A network that reads batches, compiled for few shapes, each spread over this host's devices.
+
+    Attributes:
+      replicated: where its parameters are to lie.
+    """
 
     def __init__(self, apply: Callable[..., Any], batch_size: int, longest: int):
         """Prepares it.
@@ -70,11 +101,8 @@ class Batched:
           batch_size: rows of a batch at most, up to the next multiple of the devices.
           longest: tokens of an input at most.
         """
-        devices = jax.local_devices()
-        mesh = Mesh(np.array(devices), ("batch",))
-        self.replicated = NamedSharding(mesh, PartitionSpec())
-        self._rows = NamedSharding(mesh, PartitionSpec("batch"))
-        self._batch_size, self._longest, self._devices = batch_size, longest, len(devices)
+        self._batch_size, self._longest, self._devices = batch_size, longest, jax.local_device_count()
+        self.replicated, self._rows = shardings(self._devices)
 
         # A score is the same everywhere: TPUs and GPUs would compute with fewer digits.
         def precise(*args: Any) -> Any:
@@ -98,13 +126,7 @@ class Batched:
         rows = min(1 << (len(inputs) - 1).bit_length(), self._batch_size)
         rows = -(-rows // self._devices) * self._devices
         length = padded_length(max(len(one.ids) for one in inputs), self._longest)
-        ids, mask, segments = np.zeros((3, rows, length), np.int32)
-        mask[:, 0] = 1  # Also of rows that are none: attention must attend to something.
-        for row, one in enumerate(inputs):
-            ids[row, : len(one.ids)] = one.ids
-            mask[row, : len(one.ids)] = 1
-            segments[row, one.first : len(one.ids)] = 1
-        return [jax.device_put(array, self._rows) for array in (ids, mask, segments)]
+        return [jax.device_put(array, self._rows) for array in padded(inputs, rows, length)]
 
 
 def abstract_params(module: nn.Module, sharding: Any) -> Any:

@@ -3,12 +3,13 @@
 import json
 import pathlib
 import random
+import re
 import shutil
 
 import numpy as np
-from originals import BLEURT_DIR
 
 from cd_jax.weights.tensor_bundle import TensorBundle
+from originals import BLEURT_DIR
 
 LONGEST = 512
 
@@ -82,12 +83,13 @@ def padded(tokens) -> np.ndarray:
     return found
 
 
-WORDS = (
-    "the a doctor apple keeps away day pianist legendary Bud Powell was historical player new yorker kitchen garden "
-    "Mary went to Daniel's football, because it was there; therefore answer: yes no unbelievably antidisestablishment "
-    "7 3.14 -5% naïve café ÜBER straße ΣΊΣΥΦΟΣ İstanbul 東京 日本語 한국어 العربية हिन्दी 👩‍👩‍👧 🇫🇷 e\u0301 \u200b \x00 \ufffd "
-    "\u2028 \ud800 \U000e0001 [SEP] [CLS] [MASK] ## ##ing don't “quoted” — … http://x.y/z?q=1 \t \n"
-).split(" ")
+WORDS = re.split(
+    " ",
+    "the a doctor apple keeps away day pianist legendary Bud Powell was historical player new yorker kitchen garden Mary "
+    "went to Daniel's football, because it was there; therefore answer: yes no unbelievably antidisestablishment 7 3.14 "
+    "-5% naïve café ÜBER straße ΣΊΣΥΦΟΣ İstanbul 東京 日本語 한국어 العربية हिन्दी 👩‍👩‍👧 🇫🇷 e\u0301 \u200b \x00 \ufffd \u2028 "
+    "\ud800 \U000e0001 [SEP] [CLS] [MASK] ## ##ing don't “quoted” — … http://x.y/z?q=1 \t \n",
+)
 
 
 def pairs(number: int, seed: int = 0) -> tuple[list[str], list[str]]:
