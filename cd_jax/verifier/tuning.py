@@ -124,7 +124,7 @@ def fit_bleurt(
 
 
 def _optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """The original's: Adam with decay of matrices, gradients of norm 1 at most, a rate that rises for a tenth and falls."""
+    """The original's: Adam with decay of matrices, gradients of norm 1 at most, a rate that rises, then falls."""
     up = -(-steps // 10)
     slopes = [optax.linear_schedule(0.0, learning_rate, up), optax.linear_schedule(learning_rate, 0.0, steps - up)]
     decayed = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)

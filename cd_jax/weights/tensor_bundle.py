@@ -41,7 +41,7 @@ def _messages() -> dict[str, Any]:
     kinds = descriptor_pb2.FieldDescriptorProto
     int32, int64, fixed32 = kinds.TYPE_INT32, kinds.TYPE_INT64, kinds.TYPE_FIXED32
     _add(described, "Dim", size=(1, int64))
-    _add(described, "Shape", dim=(2, "Dim"), unknown_rank=(3, kinds.TYPE_BOOL))
+    _add(described, "Shape", dim=(2, "Dim"))
     _add(described, "Header", num_shards=(1, int32), endianness=(2, int32))
     _add(
         described, "Entry", dtype=(1, int32), shape=(2, "Shape"), shard_id=(3, int32), offset=(4, int64),
@@ -173,7 +173,8 @@ class TensorBundle:
             header = _parse("Header", table.pop(b""))
             if header.endianness or header.num_shards < 1:
                 raise ValueError("it is big-endian or of no files")
-            named = {key.decode(): _parse("Entry", value) for key, value in table.items()}
+            named = {key.decode("utf-8", "backslashreplace"): _parse("Entry", value) for key, value in table.items()}
+            _check_whole(named)
             files_of = [pathlib.Path(_data_file(prefix, i, header.num_shards)) for i in range(header.num_shards)]
             self.entries = {name: _entry(name, entry, files_of) for name, entry in named.items()}
         except KeyError as error:
@@ -210,11 +211,16 @@ def _data_file(prefix: str | os.PathLike, shard: int, shards: int) -> str:
     return f"{os.fspath(prefix)}.data-{shard:05d}-of-{shards:05d}"
 
 
+def _check_whole(named: dict[str, Any]) -> None:
+    """Raises ValueError where a variable is in slices, which are entries of other names."""
+    for name, entry in named.items():
+        if entry.slices:
+            raise ValueError(f"{name[:200]!r} is partitioned: save it in one piece")
+
+
 def _entry(name: str, entry: Any, files_of: list[pathlib.Path]) -> Entry:
     if not name.isprintable():
         raise ValueError(f"a variable is named {name[:80]!r}")
-    if entry.slices or entry.shape.unknown_rank:
-        raise ValueError(f"{name} is partitioned; save it in one piece")
     if entry.dtype not in _DTYPES:
         raise ValueError(f"{name} is of a type (number {entry.dtype}) that is not read here")
     if not 0 <= entry.shard_id < len(files_of) or entry.offset < 0:

@@ -1,11 +1,11 @@
 """BLEURT's official folder with random weights, the official graph that reads it, and texts to score."""
 
-import json
 import pathlib
 import random
 import re
 import shutil
 
+import bundles
 import numpy as np
 
 from cd_jax.weights.tensor_bundle import TensorBundle
@@ -32,24 +32,13 @@ def random_variables(entries, seed: int = 0) -> dict[str, np.ndarray]:
     return found
 
 
-def save(prefix: pathlib.Path, variables: dict[str, np.ndarray]) -> None:
-    """Has TensorFlow write a bundle."""
-    import tensorflow as tf
-
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix), tensor_names=list(variables), shape_and_slices=[""] * len(variables),
-        tensors=[tf.constant(value) for value in variables.values()],
-    )  # fmt: skip
-
-
 def write(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
     """The official folder with random weights under its own variables' names."""
     folder.mkdir(parents=True)
     for name in ("saved_model.pb", "bert_config.json", "bleurt_config.json", "vocab.txt"):
         shutil.copyfile(BLEURT_DIR / name, folder / name)
     entries = TensorBundle(BLEURT_DIR / "variables" / "variables").entries
-    save(folder / "variables" / "variables", random_variables(entries, seed))
+    bundles.save(folder / "variables" / "variables", random_variables(entries, seed))
     return folder
 
 
@@ -85,10 +74,11 @@ def padded(tokens) -> np.ndarray:
 
 WORDS = re.split(
     " ",
-    "the a doctor apple keeps away day pianist legendary Bud Powell was historical player new yorker kitchen garden Mary "
-    "went to Daniel's football, because it was there; therefore answer: yes no unbelievably antidisestablishment 7 3.14 "
-    "-5% naïve café ÜBER straße ΣΊΣΥΦΟΣ İstanbul 東京 日本語 한국어 العربية हिन्दी 👩‍👩‍👧 🇫🇷 e\u0301 \u200b \x00 \ufffd \u2028 "
-    "\ud800 \U000e0001 [SEP] [CLS] [MASK] ## ##ing don't “quoted” — … http://x.y/z?q=1 \t \n",
+    "the a doctor apple keeps away day pianist legendary Bud Powell was historical player new yorker kitchen garden "
+    "Mary went to Daniel's football, because it was there; therefore answer: yes no unbelievably antidisestablishment "
+    "7 3.14 -5% naïve café ÜBER straße ΣΊΣΥΦΟΣ İstanbul 東京 日本語 한국어 العربية हिन्दी "
+    "\U0001f469\u200d\U0001f467 🇫🇷 e\u0301 \u200b \x00 \ufffd \u2028 \ud800 \U000e0001 [SEP] [CLS] [MASK] ## ##ing "
+    "don't “quoted” — … http://x.y/z?q=1 \t \n",
 )
 
 
@@ -106,9 +96,3 @@ def pairs(number: int, seed: int = 0) -> tuple[list[str], list[str]]:
     for i in alike:
         candidates[i] = references[i].replace("the", "a", 1)
     return references, candidates
-
-
-def configuration(folder: pathlib.Path, **changes) -> None:
-    """Changes `bleurt_config.json`."""
-    file = folder / "bleurt_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
