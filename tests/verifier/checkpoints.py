@@ -8,6 +8,7 @@ import shutil
 import bundles
 import numpy as np
 
+from cd_jax.verifier import batches
 from cd_jax.weights.tensor_bundle import TensorBundle
 from originals import BLEURT_DIR
 
@@ -96,3 +97,10 @@ def pairs(number: int, seed: int = 0) -> tuple[list[str], list[str]]:
     for i in alike:
         candidates[i] = references[i].replace("the", "a", 1)
     return references, candidates
+
+
+def tokens(bleurt, references, candidates):
+    """Of pairs, as the verifier reads them."""
+    described = bleurt._checkpoint
+    given = zip(references, candidates, strict=True)
+    return [batches.pair(described.tokenizer, *pair, described.max_length) for pair in given]
