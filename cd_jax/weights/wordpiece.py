@@ -1,8 +1,8 @@
 """The tokenizers of BERT's kin: WordPiece as the original BERT has it, and SentencePiece.
 
-Hugging Face's tokenizers differ from the original where texts are unusual: they drop characters that Unicode has not
-assigned or leaves to private use, lower a final sigma otherwise, take `[SEP]` in a text for the mark, and know another
-Unicode than Python; scores are of the original.
+Hugging Face's tokenizers differ from the original where texts are unusual: they drop characters of private use, lower a
+final sigma otherwise, take `[SEP]` in a text for the mark, know no word of more than 100 characters and refuse lone
+surrogates. Scores are of the original, so the tokens are, too.
 """
 
 import functools
