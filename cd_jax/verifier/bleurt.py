@@ -19,8 +19,8 @@ from cd_jax.weights import bleurt
 class Bleurt:
     """BLEURT's score of an answer against the expected one, brought to 0..1.
 
-    Official scores are about 0..1, too, but not bound to it (`BLEURT-20` and its kin; older ones go from about -2 to
-    1). They are cut off there, after a stretch that `low` and `high` name.
+    Scores of `BLEURT-20` and its kin are roughly in 0..1, sometimes less or more, and are cut off there; of older
+    checkpoints, which have another range, `low` and `high` are to name what becomes 0 and 1.
     """
 
     name = "bleurt"

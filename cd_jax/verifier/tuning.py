@@ -108,8 +108,9 @@ def fit_bleurt(
     network = BertRegressor(described.config)
     params = bleurt.read(described, batches.abstract_params(network, replicated))
     optimizer = _optimizer(learning_rate, steps)
-    state, losses = optimizer.init(params), []
-    step = jax.jit(functools.partial(_step, network, optimizer), donate_argnums=(0, 1))
+    # What comes out lies as what goes in, so that one program serves all steps.
+    state, losses = jax.device_put(optimizer.init(params), replicated), []
+    step = jax.jit(functools.partial(_step, network, optimizer), donate_argnums=(0, 1), out_shardings=replicated)
     draw = np.random.default_rng(seed)
     for number in range(steps):
         rows = draw.choice(len(found), batch_size, replace=len(found) < batch_size)
