@@ -24,7 +24,7 @@ _MEND = "copy it again, whole"
 _SIZES = (
     ("vocab_size", ("vocab_size",), 2**24),
     ("hidden_size", ("hidden_size",), 2**16),
-    ("num_hidden_layers", ("num_hidden_layers",), 1024),
+    ("num_hidden_layers", ("num_hidden_layers",), 128),
     ("num_attention_heads", ("num_attention_heads",), 2**16),
     ("intermediate_size", ("intermediate_size",), 2**20),
     ("max_position_embeddings", ("max_position_embeddings",), 2**20),
