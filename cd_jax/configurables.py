@@ -14,8 +14,11 @@ from cd_jax.update import selection
 from cd_jax.update.filters import faithful, words
 from cd_jax.update.policies import own_chains
 from cd_jax.update.teachers import openai
+from cd_jax.verifier import bleurt, embedding, tuning
 
-__all__ = ["RANGES", "VERBS", "faithful", "openai", "own_chains", "plan", "selection", "words"]
+__all__ = [
+    "RANGES", "VERBS", "bleurt", "embedding", "faithful", "openai", "own_chains", "plan", "selection", "tuning", "words",
+]  # fmt: skip
 
 # What does the work of a verb as soon as it is called.
 VERBS = (

@@ -19,3 +19,5 @@ def _needs(path: pathlib.Path, what: str) -> pytest.MarkDecorator:
 
 needs_babi = _needs(BABI_DIR / "en-valid", "the original bAbI data")
 needs_com2sense = _needs(COM2SENSE_DIR / "train.json", "the original Com2Sense data")
+BLEURT_DIR = _DATA / "bleurt" / "test_checkpoint"
+needs_bleurt = _needs(BLEURT_DIR / "saved_model.pb", "BLEURT's official graph")

@@ -9,7 +9,6 @@ Shared tensors may stand there once, or under every name.
 import itertools
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +21,11 @@ from safetensors.numpy import save_file
 from cd_jax.errors import RequestError, RunError
 from cd_jax.nets.config import T5Config
 from cd_jax.rundir import files
-from cd_jax.weights import names, tokenizers
+from cd_jax.weights import names, safetensors_folder, tokenizers
+from cd_jax.weights.safetensors_folder import INDEX, WEIGHTS, Stored
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 _MEND = "copy it again, whole"
-# Of the files that the index names: none elsewhere.
-_NAME = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 # T5Config's name, Hugging Face's name, its default there.
 _FIELDS = (
     ("vocab_size", "vocab_size", 32128),
@@ -198,25 +196,6 @@ def _config_json(config: T5Config) -> dict[str, Any]:
 # Tensors
 
 
-class _Stored:
-    """A tensor on the disk under T5X's axes, for `names.stack`; its slices alone are read."""
-
-    def __init__(self, path: pathlib.Path, file: Any, name: str, transposed: bool = False):
-        self._path, self._file, self._name, self._transposed = path, file, name, transposed
-        shape = tuple(file.get_slice(name).get_shape())
-        self.shape = shape[::-1] if transposed else shape
-        self.dtype: str = file.get_slice(name).get_dtype()
-
-    def transposed(self) -> "_Stored":
-        """Axes the other way round."""
-        return _Stored(self._path, self._file, self._name, transposed=True)
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        read = self._file.get_slice(self._name)[index[::-1] if self._transposed else index]
-        names.check_finite(read, self._name, self._path)
-        return read.T if self._transposed else read
-
-
 def read(path: str | os.PathLike, abstract_params: Any) -> Any:
     """The parameters, straight onto the mesh, float32; of every tensor a device's slice is read.
 
@@ -228,10 +207,8 @@ def read(path: str | os.PathLike, abstract_params: Any) -> Any:
       RequestError: a file is missing or damaged, or a tensor is missing, one too many, of another shape or type.
     """
     expected = names.shapes(abstract_params)
-    stored = _tensors(pathlib.Path(path))
-    for name, tensor in stored.items():
-        if tensor.dtype not in ("F32", "BF16", "F16"):
-            raise RequestError(f"{path}: the tensor {name} is {tensor.dtype}; save it as F32, BF16 or F16")
+    stored = safetensors_folder.read(pathlib.Path(path))
+    safetensors_folder.check_floating(stored, path)
     _resolve_embedding(path, stored, tied="decoder/logits_dense/kernel" not in expected)
     theirs = {_their_name(name): shape[::-1] if _is_transposed(name) else shape for name, shape in expected.items()}
     names.check({name: tensor.shape for name, tensor in stored.items()}, theirs, path)
@@ -240,48 +217,7 @@ def read(path: str | os.PathLike, abstract_params: Any) -> Any:
     return names.stack(tensors, abstract_params, path)
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, _Stored]:
-    """All tensors of the folder by Hugging Face's names, opened but not read."""
-    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
-        file = _open(folder / WEIGHTS)
-        names.check_names(file.keys(), folder / WEIGHTS)
-        return {name: _Stored(folder / WEIGHTS, file, name) for name in file.keys()}  # noqa: SIM118  It is no dictionary.
-    of = files.read_json(folder / INDEX, _MEND).get("weight_map")
-    if not isinstance(of, dict) or not all(isinstance(file, str) and _NAME.fullmatch(file) for file in of.values()):
-        raise RequestError(f"{folder / INDEX}: lacks weight_map, which says where the tensors are; {_MEND}")
-    names.check_names(of, folder / INDEX)
-    opened = {file: _open(folder / file) for file in sorted(set(of.values()))}
-    _check_index(folder, of, {file: set(found.keys()) for file, found in opened.items()})
-    return {name: _Stored(folder / file, opened[file], name) for name, file in of.items()}
-
-
-def _check_index(folder: pathlib.Path, of: Mapping[str, str], found: Mapping[str, set[str]]) -> None:
-    """Raises RequestError where a file lacks a tensor of the index, or has one that the index has elsewhere."""
-    for name, file in of.items():
-        if name not in found[file]:
-            raise RequestError(f"{folder / file}: lacks the tensor {name}, which {INDEX} says is there; copy it again")
-    for file, tensors in found.items():
-        names.check_names(tensors, folder / file)
-        for name in sorted(tensors):
-            if of.get(name) != file:
-                said = f"is in {of[name]}" if name in of else "is in no file"
-                raise RequestError(
-                    f"{folder / file}: holds the tensor {name}, which {INDEX} says {said}; copy them again, whole"
-                )
-
-
-def _open(file: pathlib.Path) -> Any:
-    try:
-        return safetensors.safe_open(file, "np")
-    except FileNotFoundError as error:
-        others = sorted(path.name for path in file.parent.glob("pytorch_model*.bin"))
-        mend = f"save it from transformers as safetensors, not as {others[0]}" if others else "copy it, too"
-        raise RequestError(f"{file}: no such file; {mend}") from error
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise RequestError(f"{file}: is damaged or cut off ({error}); {_MEND}") from error
-
-
-def _resolve_embedding(path: Any, stored: dict[str, _Stored], tied: bool) -> None:
+def _resolve_embedding(path: Any, stored: dict[str, Stored], tied: bool) -> None:
     """Leaves the embedding once, and the output projection where the network has one."""
     stored.pop(_UNUSED, None)
     copies = [name for name in (_EMBEDDING, *_COPIES) if name in stored]
@@ -304,7 +240,7 @@ def _resolve_embedding(path: Any, stored: dict[str, _Stored], tied: bool) -> Non
         )
 
 
-def _are_equal(one: _Stored, other: _Stored, rows: int = 4096) -> bool:
+def _are_equal(one: Stored, other: Stored, rows: int = 4096) -> bool:
     if one.shape != other.shape or not one.shape:
         return one.shape == other.shape
     ends = range(0, one.shape[0] + rows, rows)

@@ -14,8 +14,8 @@ from cd_jax import configurables  # noqa: F401  Registers all that gin can bind.
 from cd_jax.config import bindings
 from cd_jax.errors import RequestError
 
-# Any finite number does: generations may be preferred short.
-FREE = {"Decoding.length_penalty"}
+# Any finite number does: generations may be preferred short, scores of BLEURT's have any sign.
+FREE = {"Bleurt.high", "Bleurt.low", "Decoding.length_penalty"}
 
 
 def numeric_parameters():

@@ -14,6 +14,7 @@ import jax
 import mutants
 import numpy as np
 import pytest
+import test_bleurt_weights
 import test_huggingface
 import test_t5x_checkpoints
 import test_tokenizers
@@ -24,7 +25,7 @@ from cd_jax.errors import RequestError
 from cd_jax.memory.episodic import EpisodicMemory
 from cd_jax.nets.config import T5Config
 from cd_jax.tasks import vocabulary
-from cd_jax.weights import huggingface, t5x_checkpoints, tokenizers, vocabularies
+from cd_jax.weights import bleurt, huggingface, t5x_checkpoints, tokenizers, vocabularies
 
 FEW, MANY = 60, 10_000
 SMALL = dataclasses.replace(
@@ -194,6 +195,30 @@ def check_memory(loaded) -> None:
     assert loaded.keys is None or loaded.keys.shape[0] == 6
 
 
+# BLEURT's
+
+
+def bleurt_folder(name: str) -> Callable[[pathlib.Path], pathlib.Path]:
+    """With `variables/`, or with `model.safetensors` where that is the file."""
+
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        test_bleurt_weights.write(folder, safetensors=name.endswith(".safetensors"))
+        return folder / name
+
+    return make
+
+
+def read_bleurt(folder: pathlib.Path):
+    checkpoint = bleurt.describe(folder)
+    return checkpoint, bleurt.read(checkpoint, test_bleurt_weights.abstract(checkpoint.config))
+
+
+def check_bleurt(found) -> None:
+    checkpoint, params = found
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert 0 <= max(checkpoint.tokenizer.ids("a kitchen, ünd")) < checkpoint.config.vocab_size
+
+
 FORMATS = {
     "config.json": Format(hugging_face("config.json"), huggingface.read_config, check_config),
     "safetensors": Format(
@@ -214,6 +239,17 @@ FORMATS = {
     "zarr": Format(t5x("target.token_embedder.embedding/.zarray"), read_t5x, check_t5x),
     "zarr chunk": Format(t5x("target.encoder.layers_0.mlp.wo.kernel/0.0"), read_t5x, check_t5x),
     "_METADATA": Format(t5x("state/_METADATA", orbax=True), read_t5x, check_t5x),
+    **{
+        f"BLEURT's {name}": Format(bleurt_folder(name), read_bleurt, check_bleurt)
+        for name in (
+            "variables/variables.index",
+            "variables/variables.data-00000-of-00001",
+            "bleurt_config.json",
+            "bert_config.json",
+            "vocab.txt",
+            "model.safetensors",
+        )
+    },
     "entries.jsonl": Format(memory("entries.jsonl"), read_memory, check_memory),
 }
 

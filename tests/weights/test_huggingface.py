@@ -170,14 +170,14 @@ def test_our_parameters_come_back_on_any_mesh(folders, kind, mesh):
 def test_a_device_reads_its_slices_alone(folders, monkeypatch):
     folder, _ = folders["t5_1_1"]
     reads: list[tuple[str, int]] = []
-    plain = huggingface._Stored.__getitem__
+    plain = huggingface.Stored.__getitem__
 
     def recorded(self, index):
         found = plain(self, index)
         reads.append((self._name, found.size))
         return found
 
-    monkeypatch.setattr(huggingface._Stored, "__getitem__", recorded)
+    monkeypatch.setattr(huggingface.Stored, "__getitem__", recorded)
     huggingface.read(folder, abstract_params(OURS, 1, 8))
     sizes = {name: math.prod(tensor.shape) for name, tensor in load_file(folder / huggingface.WEIGHTS).items()}
     assert {name for name, _ in reads} == sizes.keys()
