@@ -17,8 +17,18 @@ from cd_jax.update.teachers import openai
 from cd_jax.verifier import bleurt, embedding, tuning
 
 __all__ = [
-    "RANGES", "VERBS", "bleurt", "embedding", "faithful", "openai", "own_chains", "plan", "selection", "tuning", "words",
-]  # fmt: skip
+    "RANGES",
+    "VERBS",
+    "bleurt",
+    "embedding",
+    "faithful",
+    "openai",
+    "own_chains",
+    "plan",
+    "selection",
+    "tuning",
+    "words",
+]
 
 # What does the work of a verb as soon as it is called.
 VERBS = (
