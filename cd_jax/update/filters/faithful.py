@@ -28,7 +28,8 @@ class Cited(NamedTuple):
     """What an update takes from a story.
 
     Attributes:
-      facts: the sentences of the story that it cites, in the story's order.
+      facts: the sentences of the story that it cites: as often as it cites them where its own order is the story's,
+        else all of these that the story has, in the story's order.
       false: what it says in the story's language that does not stand in the story.
     """
 
@@ -53,7 +54,7 @@ def cited(number: int, example: Example, text: str) -> Cited:
     """
     story = _SENTENCE.split(example.context.strip())
     words = _plain(text)
-    facts = [fact for fact in story if f" {_plain(fact).strip()} " in words]
+    facts = _in_order(story, [fact for fact in story if _plain(fact) in words], words)
     known = {_plain(fact) for fact in story}
     false = []
     for clause in _CLAUSE.split(text):
@@ -67,6 +68,19 @@ def cited(number: int, example: Example, text: str) -> Cited:
         ):
             false.append(sentence)
     return Cited(facts, false)
+
+
+def _in_order(story: Sequence[str], facts: list[str], words: str) -> list[str]:
+    """A story may say a sentence twice: which of the two is meant, the sentences around it in the update tell."""
+    # Where one begins with another, `The cup fits inside the box of tea`, the longer one is meant.
+    starts = {
+        at.start(): fact
+        for fact in sorted(facts, key=len)
+        for at in re.finditer(f"(?={re.escape(_plain(fact))})", words)
+    }
+    said = [starts[start] for start in sorted(starts)]
+    ahead = iter(story)
+    return said if all(fact in ahead for fact in said) else facts
 
 
 def _plain(text: str) -> str:
