@@ -15,7 +15,7 @@ from cd_jax.config import bindings
 from cd_jax.errors import RequestError
 
 # Any finite number does: generations may be preferred short, scores of BLEURT's have any sign.
-FREE = {"Bleurt.high", "Bleurt.low", "Decoding.length_penalty"}
+FREE = {"Improbable.least", "Bleurt.high", "Bleurt.low", "Decoding.length_penalty"}
 
 
 def numeric_parameters():
