@@ -50,7 +50,7 @@ def updates():
         said = OracleTeacher().explain(example, None, 1 + i % 3, 0)
         told[example.example_id] = [
             Update(example.example_id, example.task, text, "oracle", prompt, sample, 0)
-            for sample, (text, prompt) in enumerate(said)
+            for sample, (text, prompt, *_) in enumerate(said)
         ]
     return told
 

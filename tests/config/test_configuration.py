@@ -255,7 +255,7 @@ def test_an_empty_agent_reads_nothing(name):
 def test_an_unknown_agent_is_refused_with_those_that_there_are(name, tmp_path):
     agent_file(tmp_path, "import never\n")
     error = refused(statements=(f"AGENT = {name!r}", BOUND[1]), search_paths=[str(tmp_path)])
-    known = "answer_from_memory, baseline, cd_finetune, cd_memory, mine, neighbours"
+    known = "answer_from_memory, baseline, cd_finetune, cd_memory, mine, neighbours, own_chains"
     assert f"AGENT={name!r} is none of {known}; bind --gin.AGENT=" in error
 
 
