@@ -9,6 +9,7 @@ The server is that of the tests. JSON lines; the last one has the counts.
 
 import argparse
 import collections
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,8 +26,19 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
 import teacher_server
 
 from cd_jax.rundir import requests as journal
+from cd_jax.tasks import Catalogue
 
-SOURCE, EXAMPLES = "babi_low_data", 100
+SOURCE = "babi_low_data"
+LIGHT = """
+import json, pathlib, sys
+from cd_jax.learning import extending
+from cd_jax.types import Example
+from cd_jax.update.policies.explanations import Explanations
+from cd_jax.update.teachers.openai import OpenAITeacher
+folder, url, examples = sys.argv[1:]
+examples = [Example(**example) for example in json.loads(pathlib.Path(examples).read_text())]
+extending.extend(pathlib.Path(folder) / "updates.jsonl", Explanations(lambda: OpenAITeacher("m", url)), examples, {})
+"""
 
 
 def start(folder, server, source=SOURCE, **bindings):
@@ -38,6 +50,18 @@ def start(folder, server, source=SOURCE, **bindings):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "OPENAI_API_KEY": "any", "NO_PROXY": "127.0.0.1"}
     return subprocess.Popen(
         [sys.executable, "-m", "cd_jax", "distill", f"--model_dir={folder}", *given], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def start_light(folder, server):
+    """The part of it that asks, without TensorFlow and JAX, whose start takes longer than asking."""
+    examples = [dataclasses.asdict(one) for one in Catalogue().examples(SOURCE, "train")]
+    path = folder.with_suffix(".json")
+    path.write_text(json.dumps(examples))
+    environment = os.environ | {"OPENAI_API_KEY": "any", "NO_PROXY": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", LIGHT, str(folder), server.url, str(path)], env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -64,8 +88,9 @@ def asked_again(folder):
 
 def kills(args, parent):
     rng, found = random.Random(args.seed), []
+    begin = start_light if args.light else start
     with teacher_server.serve(latency=0.02, faults=teacher_server.FAULTS, share=0.1, silence=0.5) as server:
-        finish(start(parent / "whole", server))
+        finish(begin(parent / "whole", server))
         expected = hashlib.sha256((parent / "whole" / "updates.jsonl").read_bytes()).hexdigest()
         distinct = len(server.paid)
         while sum(line["met"] for line in found) < args.kills:
@@ -75,7 +100,7 @@ def kills(args, parent):
             for _ in range(args.each):
                 # Some of them in the first requests, some in the last ones, some while the rest of the program works.
                 target = sum(server.seen.values()) + rng.randrange(1, max(2, distinct // args.each))
-                process = start(folder, server)
+                process = begin(folder, server)
                 while process.poll() is None and sum(server.seen.values()) < target:
                     time.sleep(0.002)
                 time.sleep(rng.uniform(0, 0.05))
@@ -85,7 +110,7 @@ def kills(args, parent):
                 lines = lines_of(folder)
                 states = collections.Counter(line["line"] for line in lines)
                 in_flight += states["sent"] - states["answered"] - states["refused"]
-            finish(start(folder, server))
+            finish(begin(folder, server))
             same = hashlib.sha256((folder / "updates.jsonl").read_bytes()).hexdigest() == expected
             twice = sum(server.delivered.values()) - len(server.delivered)
             found.append({"met": met, "same": same, "in_flight_in_all": in_flight, "delivered_twice": twice,
@@ -132,6 +157,7 @@ def main():
     parser.add_argument("what", choices=("kills", "rate", "journal"))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--each", type=int, default=10, help="kills of one directory")
+    parser.add_argument("--light", action="store_true", help="the part that asks, by itself")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--window", type=float, default=5.0)
     parser.add_argument("--headers", action="store_true")

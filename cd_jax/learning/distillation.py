@@ -1,21 +1,19 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
 import pathlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
 from cd_jax.feed import formats
-from cd_jax.learning import attempting, batches, cleaning
+from cd_jax.learning import attempting, batches, cleaning, extending
 from cd_jax.learning.compose import VOCABULARY, catalogue
-from cd_jax.learning.progress import ProgressLine
-from cd_jax.rundir import files, interrupt, lock
+from cd_jax.rundir import files, lock
 from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.types import Attempt, Example, Update
+from cd_jax.types import Example, Update
 from cd_jax.update.filters.filter import Filter
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import Asked, UpdatePolicy
@@ -25,7 +23,6 @@ from cd_jax.weights import sources
 
 # Texts that every vocabulary must spell: the ordinals of passages and the answer's marker.
 _ALWAYS = "1: 2: 3: 4: 5: 6: 7: 8: 9: answer: yes no"
-_OFTEN = 0.2  # seconds; what takes longer is on disk as soon as it is there
 
 
 @gin.configurable
@@ -80,12 +77,12 @@ def distill(
         _check_vocabulary(kept, wanted, vocabulary)
         if batch:
             every = [Asked(example, shown.get(example.example_id, ())) for example in examples]
-            waiting = _waiting(path, policy, examples, shown) if policy and batch.pipeline is None else every
+            waiting = extending.lacking(path, policy, examples, shown) if policy and batch.pipeline is None else every
             if not batches.run(batch, policy, waiting, filters, path):
                 return
             batches.put_in_order(path, examples)
         elif policy:
-            extend(path, policy, examples, shown)
+            extending.extend(path, policy, examples, shown)
         cleaning.apply(path, examples, filters)
         updates = store.read(path) if path.exists() else []
         told = policy.odd() if policy else ""
@@ -141,69 +138,3 @@ def _check_same(
         )
     if seeds:
         raise RequestError(f"{path}: holds updates of seed {min(seeds)}; choose another --model_dir")
-
-
-def extend(
-    path: pathlib.Path,
-    policy: UpdatePolicy,
-    examples: Sequence[Example],
-    attempts: Mapping[str, Sequence[Attempt]],
-    number: int = 0,
-    before: Sequence[Update] = (),
-    filters: Sequence[Filter] = (),
-) -> list[Update]:
-    """Has a policy write what is missing of a round's updates; what it has said is on disk before it says more.
-
-    Args:
-      path: of the updates.
-      policy: writes them.
-      examples: that are explained.
-      attempts: the solver's at them, by `example_id`.
-      number: of the round.
-      before: updates of earlier rounds, wherever they stand.
-      filters: of what is written.
-
-    Returns:
-      All that stand in the file in the end.
-
-    Raises:
-      RequestError: the file is malformed.
-      RunError: it cannot be written, or the policy cannot be asked.
-    """
-    waiting = _waiting(path, policy, examples, attempts, number, before)
-    line, added, kept_at = ProgressLine("distill", len(waiting)), 0, time.monotonic()
-    held: list[Update] = []
-    try:
-        for done, updates in enumerate(policy.write(waiting, number, path.parent), 1):
-            held += updates
-            # What costs nothing, or is kept elsewhere, comes too fast for the disk.
-            if time.monotonic() - kept_at > _OFTEN:
-                store.append(path, held)
-                added, held, kept_at = added + len(held), [], time.monotonic()
-            if line.is_due() or done == len(waiting):
-                line.report(done, 1, f"teacher {policy.name}")
-            interrupt.check(f"{added + len(held)} updates of this call are in {path}")
-    finally:
-        if held:
-            store.append(path, held)
-    cleaning.apply(path, examples, filters)
-    return store.read(path) if path.exists() else []
-
-
-def _waiting(
-    path: pathlib.Path,
-    policy: UpdatePolicy,
-    examples: Sequence[Example],
-    attempts: Mapping[str, Sequence[Attempt]],
-    number: int = 0,
-    before: Sequence[Update] = (),
-) -> list[Asked]:
-    """The examples that lack updates in a round; see `extend`."""
-    store.repair(path)
-    known: dict[str, list[Update]] = {}
-    for update in (*cleaning.said(path), *before):
-        group = known.setdefault(update.example_id, [])
-        if update not in group:
-            group.append(update)
-    asked = [Asked(one, attempts.get(one.example_id, ()), known.get(one.example_id, ())) for one in examples]
-    return [one for one in asked if sum(update.round == number for update in one.known) < policy.wanted]

@@ -7,7 +7,7 @@ import numpy as np
 
 from cd_jax.feed import lessons
 from cd_jax.feed.tokens import TokenisedExamples
-from cd_jax.learning import attempting, distillation, gain, selecting
+from cd_jax.learning import attempting, extending, gain, selecting
 from cd_jax.learning.agent import Agent, Rounds
 from cd_jax.learning.attempting import Attempts
 from cd_jax.learning.ledger import Ledger
@@ -111,7 +111,7 @@ class SelfLearning:
         path = self._ledger.directory / store.NAME
         examples = [one for one in self._source.examples if one.example_id in attempts]
         filters = self._agent.filters
-        there = distillation.extend(path, self._agent.update(), examples, attempts, number, updates, filters)
+        there = extending.extend(path, self._agent.update(), examples, attempts, number, updates, filters)
         fresh = [one for one in there if one.round == number]
         self._told |= {"written": len(fresh)}
         return [*(one for one in updates if one.round < number), *fresh]

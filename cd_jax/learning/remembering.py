@@ -4,7 +4,7 @@ import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError
-from cd_jax.learning import distillation
+from cd_jax.learning import extending
 from cd_jax.learning.trained import TrainedRun
 from cd_jax.rundir import lock
 from cd_jax.rundir import updates as store
@@ -77,7 +77,7 @@ def _explained(trained: TrainedRun, examples: list[Example], distilled: str | No
     else:
         path = trained.memory_dir / store.NAME
         found = {}
-        for update in distillation.extend(path, agent.update(), examples, {}):
+        for update in extending.extend(path, agent.update(), examples, {}):
             found.setdefault(update.example_id, []).append(update)
     explained = {one.example_id: found[one.example_id] for one in examples if one.example_id in found}
     if not explained:

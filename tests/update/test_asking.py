@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from teacher_server import FAULTS, answer_batches, serve
 
 from cd_jax.errors import RequestError, RunError
-from cd_jax.learning import distillation
+from cd_jax.learning import extending
 from cd_jax.rundir import interrupt
 from cd_jax.rundir import requests as journal
 from cd_jax.rundir import updates as store
@@ -43,7 +43,7 @@ def policy(server, wanted=3, **settings):
 def extend(folder, server, attempts=None, examples=EXAMPLES, wanted=3, **settings):
     """All updates, and the bytes of their file."""
     path = folder / store.NAME
-    updates = distillation.extend(path, policy(server, wanted, **settings), examples, attempts or {})
+    updates = extending.extend(path, policy(server, wanted, **settings), examples, attempts or {})
     return updates, path.read_bytes()
 
 
@@ -134,7 +134,7 @@ class TestChoices:
     def test_fewer_choices_are_told(self, tmp_path):
         with serve(ignores_n=True, variety=10**6) as server:
             asked = policy(server, choices=3)
-            distillation.extend(tmp_path / store.NAME, asked, EXAMPLES, {})
+            extending.extend(tmp_path / store.NAME, asked, EXAMPLES, {})
         assert "24 fewer choices" in asked.odd()
 
 
@@ -218,7 +218,7 @@ class TestBatch:
         asked, path, rounds = policy(server), tmp_path / store.NAME, 0
         while True:
             requests = Requests(tmp_path)
-            waiting = distillation._waiting(path, asked, EXAMPLES, {})
+            waiting = extending.lacking(path, asked, EXAMPLES, {})
             wanted = [one for *_, missing in asked.replay(waiting, 0, requests.answers) for one in missing]
             if not wanted:
                 break

@@ -5,7 +5,7 @@ import json
 import pytest
 import runs
 
-from cd_jax.learning import distillation
+from cd_jax.learning import extending
 from cd_jax.rundir import updates as store
 from cd_jax.types import Attempt, Example, Update
 from cd_jax.update.policies.own_chains import OwnChains
@@ -55,10 +55,10 @@ def test_what_is_known_is_not_written_again():
 
 def test_on_disk_and_taken_up_again(tmp_path):
     path, by_id = tmp_path / store.NAME, {EXAMPLE.example_id: SAID}
-    whole = distillation.extend(path, OwnChains(), [EXAMPLE], by_id, 1)
+    whole = extending.extend(path, OwnChains(), [EXAMPLE], by_id, 1)
     assert [one.update for one in whole] == ["a.", "b.", "d."] and store.read(path) == whole
     path.write_text(path.read_text().partition("\n")[0] + "\n")
-    assert distillation.extend(path, OwnChains(), [EXAMPLE], by_id, 1) == whole
+    assert extending.extend(path, OwnChains(), [EXAMPLE], by_id, 1) == whole
 
 
 @pytest.mark.slow

@@ -1,0 +1,81 @@
+"""What lacks updates gets them, from whatever policy writes them; a run that was broken off goes on where it was."""
+
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+
+from cd_jax.learning import cleaning
+from cd_jax.learning.progress import ProgressLine
+from cd_jax.rundir import interrupt
+from cd_jax.rundir import updates as store
+from cd_jax.types import Attempt, Example, Update
+from cd_jax.update.filters.filter import Filter
+from cd_jax.update.policy import Asked, UpdatePolicy
+
+_OFTEN = 0.2  # seconds; what takes longer is on disk as soon as it is there
+
+
+def extend(
+    path: pathlib.Path,
+    policy: UpdatePolicy,
+    examples: Sequence[Example],
+    attempts: Mapping[str, Sequence[Attempt]],
+    number: int = 0,
+    before: Sequence[Update] = (),
+    filters: Sequence[Filter] = (),
+) -> list[Update]:
+    """Has a policy write what is missing of a round's updates; what it has said is on disk before it says more.
+
+    Args:
+      path: of the updates.
+      policy: writes them.
+      examples: that are explained.
+      attempts: the solver's at them, by `example_id`.
+      number: of the round.
+      before: updates of earlier rounds, wherever they stand.
+      filters: of what is written.
+
+    Returns:
+      All that stand in the file in the end.
+
+    Raises:
+      RequestError: the file is malformed.
+      RunError: it cannot be written, or the policy cannot be asked.
+    """
+    waiting = lacking(path, policy, examples, attempts, number, before)
+    line, added, kept_at = ProgressLine("distill", len(waiting)), 0, time.monotonic()
+    held: list[Update] = []
+    try:
+        for done, updates in enumerate(policy.write(waiting, number, path.parent), 1):
+            held += updates
+            # What costs nothing, or is kept elsewhere, comes too fast for the disk.
+            if time.monotonic() - kept_at > _OFTEN:
+                store.append(path, held)
+                added, held, kept_at = added + len(held), [], time.monotonic()
+            if line.is_due() or done == len(waiting):
+                line.report(done, 1, f"teacher {policy.name}")
+            interrupt.check(f"{added + len(held)} updates of this call are in {path}")
+    finally:
+        if held:
+            store.append(path, held)
+    cleaning.apply(path, examples, filters)
+    return store.read(path) if path.exists() else []
+
+
+def lacking(
+    path: pathlib.Path,
+    policy: UpdatePolicy,
+    examples: Sequence[Example],
+    attempts: Mapping[str, Sequence[Attempt]],
+    number: int = 0,
+    before: Sequence[Update] = (),
+) -> list[Asked]:
+    """The examples that lack updates in a round; see `extend`."""
+    store.repair(path)
+    known: dict[str, list[Update]] = {}
+    for update in (*cleaning.said(path), *before):
+        group = known.setdefault(update.example_id, [])
+        if update not in group:
+            group.append(update)
+    asked = [Asked(one, attempts.get(one.example_id, ()), known.get(one.example_id, ())) for one in examples]
+    return [one for one in asked if sum(update.round == number for update in one.known) < policy.wanted]
