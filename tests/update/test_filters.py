@@ -147,14 +147,13 @@ def spoilt(babi_dir=None, per_task=60):
 def check_found(examples, updates, ways):
     """Precision and recall of each filter at what it is for.
 
-    What the oracle says is sound but where the supporting facts of the data leave the answer open, which is the one
-    thing that `Unfaithful` may reject beside what was spoilt.
+    No sound update is rejected; `Unfaithful` is for several ways, and rejects what says the answer alone, too.
     """
     of_id = {example.example_id: example for example in examples}
     way_of = {(one.example_id, one.sample): way for one, way in zip(updates, ways, strict=True)}
     for wanted, one in FILTERS.items():
         rejected = [way_of[found.example_id, found.sample] for found in clean(of_id, updates, [one]).rejected]
-        assert rejected.count(wanted) >= 0.98 * ways.count(wanted) > 0, wanted
+        assert rejected.count(wanted) >= 0.98 * ways.count(wanted) > 0 and "" not in rejected, wanted
         if one.name not in ("unfaithful", "answer alone"):
             assert set(rejected) == {wanted}
     everything = clean(of_id, updates, list(FILTERS.values()))
