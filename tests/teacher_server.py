@@ -4,12 +4,15 @@ and the ways in which servers fail."""
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import http.server
 import json
 import math
 import threading
 import time
+
+from cd_jax.update.teachers.openai import OpenAITeacher, TeacherClient, TeacherSampling
 
 FAULTS = ("busy", "error", "half a body", "silence", "no JSON", "a web page", "reset")
 
@@ -101,6 +104,15 @@ class TeacherServer:
         draw = digest(body + b"fault") % 1000
         faults = self.settings.faults
         return faults[draw % len(faults)] if tries == 1 and faults and draw < 1000 * self.settings.share else None
+
+
+def teacher(url=None, **settings):
+    """One of `m` at this URL; settings of all that it is made of, by their names."""
+    made = {}
+    for name, kind in (("sampling", TeacherSampling), ("client", TeacherClient)):
+        own = {field.name for field in dataclasses.fields(kind)} & settings.keys()
+        made[name] = functools.partial(kind, **{one: settings.pop(one) for one in own})
+    return OpenAITeacher("m", url, **made, **settings)
 
 
 def digest(body: bytes) -> int:

@@ -96,7 +96,7 @@ def test_defaults_are_within_their_ranges():
         ("MESH_MODEL=0", ["Solver.mesh_model"]),
         ("MESH_DATA=0", ["-1 or a whole number of at least 1"]),
         ("SelfLearningProcess.sequence_length={'inputs': 0, 'targets': 8}", ["a whole number of at least 1"]),
-        ("OpenAITeacher.timeout=0", []),
+        ("TeacherClient.timeout=0", []),
         ("BATCH_SIZE=True", []),
         ("AGENTS=['baseline', 3]", ["demo.agents", "text in quotes"]),
     ],

@@ -12,7 +12,6 @@ from cd_jax.rundir import updates as store
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.update.filters import words
-from cd_jax.update.teachers.openai import OpenAITeacher
 
 SOURCE = "babi_qa2_low_data"
 DUPLICATES = [words.NearDuplicate(0.5)]
@@ -79,7 +78,7 @@ def test_what_was_rejected_is_not_asked_for_again(tmp_path, monkeypatch):
     with teacher_server.serve(citing=True, variety=10**6) as server:
 
         def teacher():
-            return OpenAITeacher("m", server.url, max_extra_asks=0)
+            return teacher_server.teacher(server.url, max_extra_asks=0)
 
         distill(tmp_path, teacher=teacher, filters=DUPLICATES)
         sent = sum(server.seen.values())

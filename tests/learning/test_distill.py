@@ -18,7 +18,6 @@ from cd_jax.rundir import updates as store
 from cd_jax.rundir.attempts import read as read_attempts
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.update.teachers.openai import OpenAITeacher
 from cd_jax.update.teachers.teacher import Explanation
 
 SOURCE = "babi_qa2_low_data"
@@ -264,7 +263,7 @@ def asked(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with teacher_server.serve() as server:
-        yield server, lambda: OpenAITeacher("m", server.url)
+        yield server, lambda: teacher_server.teacher(server.url)
 
 
 class TestAsked:

@@ -7,6 +7,7 @@ import signal
 
 import hypothesis
 import pytest
+import teacher_server
 from hypothesis import strategies as st
 from teacher_server import FAULTS, answer_batches, serve
 
@@ -20,7 +21,6 @@ from cd_jax.types import Attempt, Example
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.teachers import batch as batch_files
 from cd_jax.update.teachers.budget import TeacherBudget
-from cd_jax.update.teachers.openai import OpenAITeacher
 from cd_jax.update.teachers.pace import Pace, duration
 from cd_jax.update.teachers.requests import Request
 
@@ -37,7 +37,7 @@ def _environment(monkeypatch):
 
 
 def policy(server, wanted=3, **settings):
-    return Explanations(lambda: OpenAITeacher("m", server.url, **settings), wanted)
+    return Explanations(lambda: teacher_server.teacher(server.url, **settings), wanted)
 
 
 def extend(folder, server, attempts=None, examples=EXAMPLES, wanted=3, **settings):
@@ -186,7 +186,7 @@ class TestBudget:
 
     def test_of_tokens_wants_a_bound_of_an_answer(self):
         with pytest.raises(RequestError, match="wants OpenAITeacher.max_tokens"):
-            OpenAITeacher("m", "http://127.0.0.1:1/v1", max_tokens=None, budget=lambda: TeacherBudget(tokens=1))
+            teacher_server.teacher("http://127.0.0.1:1/v1", max_tokens=None, budget=lambda: TeacherBudget(tokens=1))
 
     def test_of_money_wants_prices(self):
         with pytest.raises(RequestError, match=r"TeacherBudget\.input_price"):

@@ -19,7 +19,7 @@ def distill(folder, server, *flags):
     environment = os.environ | {"OPENAI_API_KEY": "sk-0123456789", "NO_PROXY": "127.0.0.1", "JAX_PLATFORMS": "cpu"}
     given = {
         "SOURCE": "'babi_low_data'", "distill.teacher": "@OpenAITeacher", "OpenAITeacher.model": "'m'",
-        "OpenAITeacher.base_url": f"'{server.url}'", "OpenAITeacher.choices": 2,
+        "OpenAITeacher.base_url": f"'{server.url}'", "TeacherSampling.choices": 2,
         "FILTERS": "[@NearDuplicate(), @Unfaithful()]", "NearDuplicate.similarity": 0.6,
     }  # fmt: skip
     bound = [f"--gin.{name}={value}" for name, value in given.items()]

@@ -11,6 +11,7 @@ import traceback
 
 import gin
 import pytest
+import teacher_server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,7 +136,9 @@ def _environment(monkeypatch):
 def _explain(replies, num_updates=2, attempt=None, seed=7, **kwargs):
     # One after the other, since the replies are.
     with _serve(replies) as (url, requests):
-        return OpenAITeacher("m", url, max_concurrency=1, **kwargs).explain(BABI, attempt, num_updates, seed), requests
+        return teacher_server.teacher(url, max_concurrency=1, **kwargs).explain(
+            BABI, attempt, num_updates, seed
+        ), requests
 
 
 class TestOpenAITeacher:
@@ -222,26 +225,26 @@ class TestOpenAITeacher:
         with _serve([]) as (url, _):
             pass
         with pytest.raises(RunError, match=f"{url}: cannot connect"):
-            OpenAITeacher("m", url, max_retries=0).explain(BABI, None, 1, 0)
+            teacher_server.teacher(url, max_retries=0).explain(BABI, None, 1, 0)
 
     def test_slow_server(self):
         # A listening socket that nobody accepts from: the connection stands, the answer never comes.
         with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
-            teacher = OpenAITeacher("m", f"http://127.0.0.1:{server.server_port}/v1", max_retries=0, timeout=0.1)
-            with pytest.raises(RunError, match="OpenAITeacher.timeout"):
+            teacher = teacher_server.teacher(f"http://127.0.0.1:{server.server_port}/v1", max_retries=0, timeout=0.1)
+            with pytest.raises(RunError, match="TeacherClient.timeout"):
                 teacher.explain(BABI, None, 1, 0)
 
     @pytest.mark.parametrize("url", ["http://user:password@host/v1", "http://host/v1?token=hidden"])
     def test_bindings_hold_no_credentials(self, url):
         with pytest.raises(RequestError, match="set OPENAI_BASE_URL instead") as caught:
-            OpenAITeacher("m", url)
+            teacher_server.teacher(url)
         assert "password" not in str(caught.value) and "hidden" not in str(caught.value)
 
     def test_credentials_in_the_url_are_not_shown(self, monkeypatch):
         with _serve([]) as (url, _):
             pass
         monkeypatch.setenv("OPENAI_BASE_URL", url.replace("//", "//user:password@") + "?token=hidden")
-        teacher = OpenAITeacher("m", max_retries=0)
+        teacher = teacher_server.teacher(max_retries=0)
         with pytest.raises(RunError) as caught:
             teacher.explain(BABI, None, 1, 0)
         assert "password" not in str(caught.value) and "hidden" not in str(caught.value)
@@ -260,7 +263,7 @@ class TestOpenAITeacher:
     @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://", "http://[", "http://host:port"])
     def test_wrong_base_url(self, url):
         with pytest.raises(RequestError, match="OPENAI_BASE_URL"):
-            OpenAITeacher("m", url)
+            teacher_server.teacher(url)
 
     def test_own_prompt(self, tmp_path):
         path = tmp_path / "mine.txt"
@@ -276,7 +279,7 @@ class TestOpenAITeacher:
         if text is not None:
             path.write_text(text)
         with pytest.raises(RequestError, match=f"{path}.*{what}"):
-            OpenAITeacher("m", prompt_file=path)
+            teacher_server.teacher(prompt_file=path)
 
     @pytest.mark.parametrize(
         ("shown", "left"),
@@ -332,14 +335,14 @@ class TestOpenAITeacher:
     def test_an_exhausted_quota_is_told_at_once(self):
         reply = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
         with _serve([(429, reply)]) as (url, requests), pytest.raises(RunError, match="the quota is exhausted"):
-            OpenAITeacher("m", url, max_retries=5).explain(BABI, None, 1, 0)
+            teacher_server.teacher(url, max_retries=5).explain(BABI, None, 1, 0)
         assert len(requests) == 1
 
     def test_a_socks_proxy_without_its_package(self, monkeypatch):
         monkeypatch.delenv("NO_PROXY")
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises((RequestError, RunError)) as caught:
-            OpenAITeacher("m", "http://127.0.0.1:1/v1", max_retries=0).explain(BABI, None, 1, 0)
+            teacher_server.teacher("http://127.0.0.1:1/v1", max_retries=0).explain(BABI, None, 1, 0)
         assert "proxy" in str(caught.value).lower()
 
 

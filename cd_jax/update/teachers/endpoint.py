@@ -28,7 +28,7 @@ _MENDS = {
     401: _CHECK_KEY,
     403: _CHECK_KEY,
     404: "check the model and the base URL (most end in /v1)",
-    429: "wait, check the quota, or raise OpenAITeacher.max_retries",
+    429: "wait, check the quota, or raise TeacherClient.max_retries",
 }
 
 
@@ -152,7 +152,7 @@ class Endpoint:
             mend = "try again later" if status >= 500 else "check the model and OpenAITeacher's bindings"
             mend = _MENDS.get(status, mend)
         elif isinstance(error, openai.APITimeoutError):
-            what, mend = "no answer in time", "try again later or raise OpenAITeacher.timeout"
+            what, mend = "no answer in time", "try again later or raise TeacherClient.timeout"
         elif isinstance(error, openai.APIConnectionError):
             what, mend = "cannot connect", "check that it runs, and OpenAITeacher.base_url or OPENAI_BASE_URL"
         elif isinstance(error, _NotSpoken):

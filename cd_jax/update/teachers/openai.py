@@ -1,9 +1,11 @@
 """A teacher behind any endpoint that speaks OpenAI's chat completions or completions."""
 
 import collections
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import gin
 
@@ -27,6 +29,47 @@ _SEED_STRIDE, _SAMPLES = 1_000_003, 1009
 
 
 @gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TeacherSampling:
+    """How explanations are sampled.
+
+    Attributes:
+      choices: explanations asked for with one request, which pays for the prompt once; what a server that ignores it
+        leaves out is asked for by itself.
+      log_probs: whether to ask for the tokens' log-probabilities, of which the mean is kept.
+      stop: texts at which an explanation ends.
+      send_seed: whether requests carry a seed.
+      max_extra_asks: how often to ask again after an empty or a repeated answer, before the teacher is taken to have no
+        more to say of the example.
+    """
+
+    choices: PositiveInt = 1
+    log_probs: bool = False
+    stop: Sequence[str] = ()
+    send_seed: bool = True
+    max_extra_asks: NonNegativeInt = 3
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class TeacherClient:
+    """How requests are sent.
+
+    Attributes:
+      chat: whether to the endpoint of chats; else to that of completions.
+      timeout: of one request, in seconds.
+      max_retries: of one request, where the endpoint fails, is busy or answers with something else; waits are longer
+        each time.
+      max_concurrency: requests in flight, at most; how many there are follows what the server bears.
+    """
+
+    chat: bool = True
+    timeout: PositiveFloat = 60.0
+    max_retries: NonNegativeInt = 5
+    max_concurrency: PositiveInt = 64
+
+
+@gin.configurable
 class OpenAITeacher:
     """Samples explanations from a language model with a "why" prompt (arXiv 2212.11353, section 2).
 
@@ -42,15 +85,8 @@ class OpenAITeacher:
         prompt_file: str | os.PathLike[str] = "why",
         temperature: NonNegativeFloat | None = 0.7,
         max_tokens: PositiveInt | None = 200,
-        max_retries: NonNegativeInt = 5,
-        timeout: PositiveFloat = 60.0,
-        max_extra_asks: NonNegativeInt = 3,
-        send_seed: bool = True,
-        chat: bool = True,
-        choices: PositiveInt = 1,
-        log_probs: bool = False,
-        stop: Sequence[str] = (),
-        max_concurrency: PositiveInt = 64,
+        sampling: Callable[[], TeacherSampling] = TeacherSampling,
+        client: Callable[[], TeacherClient] = TeacherClient,
         budget: Callable[[], TeacherBudget] = TeacherBudget,
     ):
         """Sends nothing yet. The key comes from OPENAI_API_KEY and from nowhere else.
@@ -62,18 +98,8 @@ class OpenAITeacher:
           prompt_file: a template, see `PromptTemplate`, or the name of one of ours.
           temperature: of sampling; None leaves it to the server.
           max_tokens: longest explanation, in the endpoint's tokens; None leaves it to the server.
-          max_retries: of one request, where the endpoint fails, is busy or answers with something else; waits are
-            longer each time.
-          timeout: of one request, in seconds.
-          max_extra_asks: how often to ask again after an empty or a repeated answer, before the teacher is taken to
-            have no more to say of the example.
-          send_seed: whether requests carry a seed. What a server says that it does not take is left out in any case.
-          chat: whether the endpoint is that of chats; else that of completions.
-          choices: explanations asked for with one request, which pays for the prompt once; what a server that ignores
-            it leaves out is asked for by itself.
-          log_probs: whether to ask for the tokens' log-probabilities, of which the mean is kept.
-          stop: texts at which an explanation ends.
-          max_concurrency: requests in flight, at most; how many there are follows what the server bears.
+          sampling: makes what else is asked for. What a server says that it does not take is left out.
+          client: makes the ways of sending.
           budget: makes the bounds of what it may cost.
 
         Raises:
@@ -82,17 +108,18 @@ class OpenAITeacher:
         self.name = model or os.environ.get("OPENAI_MODEL", "")
         if not self.name:
             raise RequestError("the OpenAI teacher has no model: bind OpenAITeacher.model or set OPENAI_MODEL")
-        self.budget = budget()
+        self._how, self._client, self.budget = sampling(), client(), budget()
         if self.budget.is_of_tokens and max_tokens is None:
             raise RequestError("a budget of tokens or money wants OpenAITeacher.max_tokens, which bounds an answer")
         self._template = templates.read(prompt_file)
-        self._chat, self._choices, self._max_extra_asks = chat, choices, max_extra_asks
-        told = {"temperature": temperature, "max_tokens": max_tokens, "stop": list(stop) or None}
+        told: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        told["stop"] = list(self._how.stop) or None
         # Of a chat, some servers give them beside the likeliest tokens alone.
-        told |= ({"logprobs": True, "top_logprobs": 1} if chat else {"logprobs": 1}) if log_probs else {}
+        if self._how.log_probs:
+            told |= {"logprobs": True, "top_logprobs": 1} if self._client.chat else {"logprobs": 1}
         self._sampling = {name: value for name, value in told.items() if value is not None}
-        self._max_retries, self._max_concurrency = max_retries, max_concurrency
-        self._endpoint = _endpoint(self.name, base_url, timeout, send_seed, self.budget.is_of_tokens)
+        bounded = self.budget.is_of_tokens
+        self._endpoint = _endpoint(self.name, base_url, self._client.timeout, self._how.send_seed, bounded)
         # Why there was no explanation, how often, and what was said of it last.
         self.counts: collections.Counter[str] = collections.Counter()
         self.said: dict[str, str] = {}
@@ -109,7 +136,7 @@ class OpenAITeacher:
 
     def asking(self, requests: Requests) -> Asking:
         """What carries dialogues on with the endpoint and this journal."""
-        return Asking(self._endpoint, requests, self.budget, self._max_retries, self._max_concurrency)
+        return Asking(self._endpoint, requests, self.budget, self._client.max_retries, self._client.max_concurrency)
 
     def dialogue(
         self, example: Example, attempt: str | None, samples: Sequence[int], seed: int, known: Sequence[str]
@@ -118,7 +145,7 @@ class OpenAITeacher:
         request, groups = self._requests(example, attempt, seed), self._groups(samples)
         answers = yield [request(group[0], len(group)) for group in groups]
         texts, found = list(known), []
-        extra = self._max_extra_asks
+        extra = self._how.max_extra_asks
         for group, answer in zip(groups, answers, strict=True):
             for index, sample in enumerate(group):
                 asked = functools.partial(request, sample)
@@ -133,16 +160,16 @@ class OpenAITeacher:
     def candidates(self, example: Example, attempt: str | None, samples: Sequence[int], seed: int) -> list[Request]:
         """See `AskedTeacher.candidates`."""
         request, groups = self._requests(example, attempt, seed), self._groups(samples)
-        again = [request(sample, 1, ask) for sample in samples for ask in range(1 + self._max_extra_asks)]
+        again = [request(sample, 1, ask) for sample in samples for ask in range(1 + self._how.max_extra_asks)]
         return list({one.hash: one for one in (*(request(group[0], len(group)) for group in groups), *again)}.values())
 
     def _groups(self, samples: Sequence[int]) -> list[Sequence[int]]:
         """Those that are asked for with one request."""
-        return [samples[first : first + self._choices] for first in range(0, len(samples), self._choices)]
+        return [samples[first : first + self._how.choices] for first in range(0, len(samples), self._how.choices)]
 
     def _requests(self, example: Example, attempt: str | None, seed: int) -> Callable[..., Request]:
         """What makes the request for a sample, so many choices, and the number of times that it was asked for."""
-        messages = self._template.filled(example, attempt, self._chat)
+        messages = self._template.filled(example, attempt, self._client.chat)
 
         def request(sample: int, choices: int = 1, ask: int = 0) -> Request:
             drawn = seed + (sample + ask * _SAMPLES) * _SEED_STRIDE
@@ -171,7 +198,7 @@ class OpenAITeacher:
 
     def most_requests(self, samples: int) -> int:
         """How many requests so many explanations of an example take, at most: each may be asked for again."""
-        return -(-samples // self._choices) + samples * (self._max_extra_asks + (self._choices > 1))
+        return -(-samples // self._how.choices) + samples * (self._how.max_extra_asks + (self._how.choices > 1))
 
     def read_body(self, body: str) -> Answer:
         """The answer in the body of a response that came by another way; see `endpoint.read_body`."""

@@ -49,7 +49,7 @@ class PromptTemplate:
         """
         if not is_chat and self.turns[0][0]:
             raise RequestError(
-                f"{self.path}: is a chat, and completions continue a text: bind OpenAITeacher.chat = True"
+                f"{self.path}: is a chat, and completions continue a text: bind TeacherClient.chat = True"
             )
         said = " ".join((attempt or "").split())
         values = {
