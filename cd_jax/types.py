@@ -71,7 +71,7 @@ class Update:
       score: the verifier's score of the solver's attempt that the teacher saw, 0..1; None where it saw none.
       reason: why it ended as it did where that is odd: `length`, cut at the most tokens; else empty.
       round: of the self-learning process in which it was written; 0 before the solver was trained.
-      prompt_hash: of the template that the prompt was made of; empty where there is none.
+      prompt_hash: of the template that the prompt was made of, and of how it was asked; empty where there is none.
       log_prob: of its tokens under the teacher, their mean in nats; None where it is not known.
     """
 

@@ -11,6 +11,7 @@ import gin
 from annotated_types import Interval
 
 from cd_jax import configurables
+from cd_jax.config import references
 from cd_jax.config.macros import last_macro, macro_of
 from cd_jax.errors import RequestError
 
@@ -43,6 +44,7 @@ def check_values() -> None:
         function = gin.get_configurable(selector)
         for parameter, value in bound.items():
             shown = f"{_short(selector)}.{parameter}"
+            references.check(shown, value, annotation(function, parameter))
             for name, whole, item, wanted in _items(shown, value, value, annotation(function, parameter)):
                 if wanted is not None and not any(_is(item, kind) for kind in _alternatives(wanted)):
                     described = " or ".join(_described(kind) for kind in _alternatives(wanted))

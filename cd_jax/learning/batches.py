@@ -8,7 +8,7 @@ from cd_jax.errors import RequestError
 from cd_jax.rundir import journal
 from cd_jax.rundir import requests as requests_file
 from cd_jax.rundir import updates as store
-from cd_jax.rundir.requests import Requests
+from cd_jax.rundir.requests import Requests, Tokens
 from cd_jax.types import Example
 from cd_jax.update import pipeline
 from cd_jax.update.filters.filter import Filter
@@ -100,14 +100,28 @@ def _import(names: Sequence[str], teacher: AskedTeacher, directory: pathlib.Path
 
 def _tell(policy: Explanations, teacher: AskedTeacher, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
     estimate = policy.estimate(waiting, 0, directory)
-    told = teacher.budget.told(estimate.requests, estimate.tokens)
-    more = f"; {estimate.most_requests} requests if every answer must be asked for again as often as it may"
-    print(f"[distill] {len(waiting)} examples want updates: {told}, at most{more}", flush=True)
+    budget, spent = teacher.budget, Requests(directory)
+    told = budget.told(estimate.requests, estimate.tokens)
+    most = budget.told(estimate.most_requests, estimate.most_tokens)
+    more = f"; if every answer must be asked for again as often as it may, {most}"
+    passed = _passed(teacher, spent, estimate.requests, estimate.tokens)
+    room = f"; that may pass the budget of {passed}" if passed else ""
+    print(f"[distill] {len(waiting)} examples want updates: {told}, at most{more}{room}", flush=True)
+
+
+def _passed(teacher: AskedTeacher, spent: Requests, requests: int, tokens: Tokens) -> str:
+    """The bound of the budget that so many more may pass; empty where there is none."""
+    total = Tokens(spent.tokens.prompt + tokens.prompt, spent.tokens.answer + tokens.answer)
+    return teacher.budget.passed(spent.requests + requests, total)
 
 
 def _export(folder: str, policy: Explanations, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
-    answers = Requests(directory).answers
-    wanted = [request for _, _, missing in policy.replay(waiting, 0, answers) for request in missing]
+    spent, estimate = Requests(directory), policy.estimate(waiting, 0, directory)
+    teacher = policy.asked_teacher
+    if teacher and (passed := _passed(teacher, spent, estimate.requests, estimate.tokens)):
+        asked = f"{estimate.requests} requests may pass the budget of {passed}"
+        raise RequestError(f"{asked}: raise it, bound OpenAITeacher.max_tokens, or explain fewer examples")
+    wanted = [request for _, _, missing in policy.replay(waiting, 0, spent.answers) for request in missing]
     number, of_files = batch_files.write(folder, wanted)
     print(f"[distill] {number} requests in {of_files} batch files in {folder}", flush=True)
 

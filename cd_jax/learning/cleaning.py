@@ -2,7 +2,7 @@
 
 import collections
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cd_jax.rundir import journal
 from cd_jax.rundir import updates as store
@@ -14,6 +14,30 @@ def said(path: pathlib.Path) -> list[Update]:
     """All that was said, kept or rejected: nothing of it is asked for again."""
     rejected = path.with_name(store.REJECTED)
     return [update for file in (path, rejected) for update, _ in store.read_with_lines(file)]
+
+
+def drop(path: pathlib.Path, unwanted: Callable[[Update], bool]) -> int:
+    """Takes updates out of both files.
+
+    Args:
+      path: of the updates.
+      unwanted: which.
+
+    Returns:
+      How many there were.
+
+    Raises:
+      RequestError: a file is malformed.
+      RunError: a file cannot be written.
+    """
+    dropped = 0
+    for file in (path, path.with_name(store.REJECTED)):
+        there = store.read_with_lines(file)
+        left = [line for update, line in there if not unwanted(update)]
+        if len(left) < len(there):
+            journal.write(file, left)
+        dropped += len(there) - len(left)
+    return dropped
 
 
 def apply(path: pathlib.Path, examples: Sequence[Example], filters: Sequence[Filter]) -> None:

@@ -1,7 +1,7 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gin
 
@@ -10,10 +10,10 @@ from cd_jax.errors import RequestError, RunError
 from cd_jax.feed import formats
 from cd_jax.learning import attempting, batches, cleaning, extending
 from cd_jax.learning.compose import VOCABULARY, catalogue
-from cd_jax.rundir import files, lock
+from cd_jax.rundir import files, lock, requests
 from cd_jax.rundir import updates as store
 from cd_jax.tasks import vocabulary as vocabularies
-from cd_jax.types import Example, Update
+from cd_jax.types import Attempt, Example, Update
 from cd_jax.update.filters.filter import Filter
 from cd_jax.update.policies.explanations import Explanations
 from cd_jax.update.policy import Asked, UpdatePolicy
@@ -75,29 +75,82 @@ def distill(
         policy = Explanations(teacher, num_updates, seed) if teacher else None
         _check_same(path, examples, done, policy)
         _check_vocabulary(kept, wanted, vocabulary)
-        if batch:
-            every = [Asked(example, shown.get(example.example_id, ())) for example in examples]
-            waiting = extending.lacking(path, policy, examples, shown) if policy and batch.pipeline is None else every
-            if not batches.run(batch, policy, waiting, filters, path):
-                return
-            batches.put_in_order(path, examples)
-        elif policy:
-            extending.extend(path, policy, examples, shown)
-        cleaning.apply(path, examples, filters)
-        updates = store.read(path) if path.exists() else []
-        told = policy.odd() if policy else ""
-        if not updates:
-            filtered = (
-                f", and {len(said)} were filtered out ({store.REJECTED})" if (said := cleaning.said(path)) else ""
-            )
-            raise RunError(
-                f"{path}: there is no explanation of {len(examples)} examples{filtered}{told}; mend the teacher"
-                + (" or the filters" if filtered else "")
-            )
-        print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)
+        if not _explain(path, policy, examples, shown, filters, batch):
+            return
+        updates = _written(path, examples, policy)
         if not kept.exists():
             texts += [formats.answer(example.answer) for example in examples] + [update.update for update in updates]
             files.write_bytes(kept, wanted or vocabularies.train([_ALWAYS, *dict.fromkeys(texts)], vocabulary_size))
+
+
+def _explain(
+    path: pathlib.Path,
+    policy: Explanations | None,
+    examples: Sequence[Example],
+    shown: Mapping[str, Sequence[Attempt]],
+    filters: Sequence[Filter],
+    batch: batches.Batch | None,
+) -> bool:
+    """Has the updates written, and cleaned; whether all that can be had are there."""
+    outdated = _outdated(policy, examples, shown) if policy else _nothing
+    if policy and not (batch and batch.estimate):
+        _drop(path, outdated)
+    if policy and not batch:
+        extending.extend(path, policy, examples, shown, filters=filters)
+        return True
+    if batch:
+        asked = [Asked(example, shown.get(example.example_id, ())) for example in examples]
+        if policy and batch.pipeline is None:
+            asked = extending.lacking(path, policy, examples, shown, ignored=outdated)
+        if not batches.run(batch, policy, asked, filters, path):
+            return False
+        batches.put_in_order(path, examples)
+    cleaning.apply(path, examples, filters)
+    return True
+
+
+def _written(path: pathlib.Path, examples: Sequence[Example], policy: Explanations | None) -> list[Update]:
+    """The updates in the file, of which it is told. Raises RunError where there are none."""
+    updates = store.read(path) if path.exists() else []
+    told = policy.odd() if policy else ""
+    if not updates:
+        said = cleaning.said(path)
+        filtered = f", and {len(said)} were filtered out ({store.REJECTED})" if said else ""
+        mend = "mend the teacher or the filters" if said else "mend the teacher"
+        raise RunError(f"{path}: there is no explanation of {len(examples)} examples{filtered}{told}; {mend}")
+    print(f"[distill] {len(updates)} updates of {len(examples)} examples in {path}{told}", flush=True)
+    return updates
+
+
+def _nothing(update: Update) -> bool:
+    return False
+
+
+def _outdated(
+    policy: Explanations, examples: Sequence[Example], shown: Mapping[str, Sequence[Attempt]]
+) -> Callable[[Update], bool]:
+    """Whether an update answers something else than is asked now."""
+    asked = {one.example_id: Asked(one, shown.get(one.example_id, ())) for one in examples}
+
+    def outdated(update: Update) -> bool:
+        one = asked.get(update.example_id)
+        return one is not None and not update.round and policy.is_outdated(one, update)
+
+    return outdated
+
+
+def _drop(path: pathlib.Path, outdated: Callable[[Update], bool]) -> None:
+    """Takes out what is outdated; the answers stay in the journal.
+
+    Raises:
+      RequestError: there is no journal, so that what was paid for would be lost.
+    """
+    if not any(map(outdated, cleaning.said(path))):
+        return
+    if not (path.parent / requests.NAME).exists():
+        raise RequestError(f"{path}: holds updates of another prompt or setting; choose another --model_dir")
+    said = f"are of another prompt or setting and are made anew; their answers stay in {requests.NAME}"
+    print(f"[distill] {cleaning.drop(path, outdated)} updates {said}", flush=True)
 
 
 def _check_vocabulary(kept: pathlib.Path, wanted: bytes | None, where: str | None) -> None:

@@ -1,8 +1,9 @@
 """What lacks updates gets them, from whatever policy writes them; a run that was broken off goes on where it was."""
 
+import itertools
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cd_jax.learning import cleaning
 from cd_jax.learning.progress import ProgressLine
@@ -69,11 +70,12 @@ def lacking(
     attempts: Mapping[str, Sequence[Attempt]],
     number: int = 0,
     before: Sequence[Update] = (),
+    ignored: Callable[[Update], bool] = lambda update: False,
 ) -> list[Asked]:
-    """The examples that lack updates in a round; see `extend`."""
+    """The examples that lack updates in a round; see `extend`. Those that are ignored are as good as not there."""
     store.repair(path)
     known: dict[str, list[Update]] = {}
-    for update in (*cleaning.said(path), *before):
+    for update in itertools.filterfalse(ignored, (*cleaning.said(path), *before)):
         group = known.setdefault(update.example_id, [])
         if update not in group:
             group.append(update)

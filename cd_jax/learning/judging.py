@@ -138,6 +138,9 @@ def _fit_scale(logits: np.ndarray, right: np.ndarray) -> Scale:
     fitted = linear_model.LogisticRegression(C=np.inf, max_iter=1000)
     fitted.fit(scaler.transform(twice), labels, sample_weight=weights)
     slope = float(fitted.coef_[0, 0] / scaler.scale_[0])
+    if slope <= 0:
+        # No less is right the more probable it is: the logit says nothing, and all that is known is how many are.
+        return Scale(0.0, float(np.log(targets.sum() / (1 - targets).sum())))
     return Scale(slope, float(fitted.intercept_[0]) - slope * float(scaler.mean_[0]))
 
 

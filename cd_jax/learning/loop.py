@@ -111,9 +111,11 @@ class SelfLearning:
         path = self._ledger.directory / store.NAME
         examples = [one for one in self._source.examples if one.example_id in attempts]
         filters = self._agent.filters
-        there = extending.extend(path, self._agent.update(), examples, attempts, number, updates, filters)
+        policy = self._agent.update()
+        there = extending.extend(path, policy, examples, attempts, number, updates, filters)
         fresh = [one for one in there if one.round == number]
         self._told |= {"written": len(fresh)}
+        print(f"[{self._ledger.name}] round {number}: {len(fresh)} updates{policy.odd()}", flush=True)
         return [*(one for one in updates if one.round < number), *fresh]
 
     def _select(self, state: TrainState, updates: list[Update], number: int) -> list[Update]:

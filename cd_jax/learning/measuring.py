@@ -21,6 +21,9 @@ from cd_jax.rundir import updates as store
 from cd_jax.solver.decoding import Decoding
 from cd_jax.types import Attempt, Update
 
+# Answers on which a calibration means little.
+_FEW = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
@@ -86,15 +89,21 @@ def measured(trained: TrainedRun, role: str, attempts: Sequence[Attempt], asked:
 
 
 def verifier(trained: TrainedRun) -> measures.Verifier:
-    """The run's own, which is learnt and kept where there is none of these parameters."""
-    digest = trained.parameters
+    """The run's own, which is learnt and kept where there is none of these parameters and settings."""
+    digest, settings = trained.parameters, Judging()
     if measures.has_verifier(trained.directory, trained.best_step, digest):
-        return measures.read_verifier(trained.directory, trained.best_step, digest)
-    likelihood, settings = trained.likelihood(), Judging()
+        found = measures.read_verifier(trained.directory, trained.best_step, digest)
+        if found.settings == dataclasses.asdict(settings):
+            return found
+        print(f"[verifier] was learnt with {found.settings or 'other settings'}, and is learnt anew", flush=True)
+    likelihood = trained.likelihood()
     attempts = _practice(trained, _source(trained, "train"), settings)
     held_out = _source(trained, "validation", settings.validation)
     validation = trained.student.attempt(trained.params, trained.student.eval_feed(held_out), between=interrupt.check)
     learnt = judging.learn(likelihood, attempts, validation, digest)
+    learnt = msgspec.structs.replace(learnt, settings=dataclasses.asdict(settings))
+    if len(validation) < _FEW:
+        print(f"[verifier] is calibrated on {len(validation)} answers: raise Judging.validation", flush=True)
     measures.write_verifier(trained.directory, trained.best_step, learnt)
     right = np.mean([attempt.correct for attempt in attempts])
     head = "a score head" if learnt.head else "no score head, which takes right and wrong ones"

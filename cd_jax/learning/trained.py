@@ -143,8 +143,17 @@ class TrainedRun(TrainedWeights):
 
         Raises:
           RequestError: no verifier was learnt with these parameters, see `cd_jax eval --gin.CALIBRATION=True`.
-          ValueError: there are not as many answers as prompts.
+          ValueError: they are no texts, or there are not as many answers as prompts.
         """
+        for name, texts in (("prompts", prompts), ("answers", answers)):
+            if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"judge: {name} must be a list of texts")
+        if len(prompts) != len(answers):
+            raise ValueError(
+                f"judge: {len(prompts)} prompts and {len(answers)} answers; give one answer for each prompt"
+            )
+        if not prompts:
+            return []
         verifier = measures.read_verifier(self.directory, self.best_step, self.parameters)
         asked = [Example(str(i), "", prompt, "", "") for i, prompt in enumerate(prompts)]
         tokens = self.student.as_prompt(*asked)

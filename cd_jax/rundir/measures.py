@@ -94,12 +94,14 @@ class Verifier(msgspec.Struct, frozen=True):
       scales: of each logit, by name.
       best: name of the probability with the lowest Brier score on the validation split.
       head: None where attempts at the training examples were all right, or all wrong.
+      settings: with which it was learnt.
     """
 
     parameters: str | None
     scales: dict[str, Scale]
     best: str
     head: Head | None
+    settings: dict[str, Any] = {}  # msgspec copies it.
 
 
 def _path(model_dir: files.Path, step: int) -> epath.Path:

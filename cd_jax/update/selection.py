@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 import gin
 
 from cd_jax.config.ranges import PositiveInt
+from cd_jax.errors import RequestError
 from cd_jax.types import Example, Update
 from cd_jax.verifier.answers import ChrF, Verifier
 
@@ -44,9 +45,14 @@ class BestOfK:
           by: `log_prob`, under the teacher (one that is not known is the worst); `reference`, the verifier's score
             against the reasons that the data gives; or a function that scores an example's updates.
           verifier: makes that of `reference`.
+
+        Raises:
+          RequestError: `by` is none of these.
         """
         self._number = number
         named: dict[str, Scores] = {"log_prob": _log_probs, "reference": _Against(verifier())}
+        if isinstance(by, str) and by not in named:
+            raise RequestError(f"--gin.BestOfK.by={by!r} is none of {', '.join(map(repr, named))}; bind one, or @NAME")
         self._scores = named[by] if isinstance(by, str) else by
 
     def __call__(self, example: Example, updates: Sequence[Update]) -> list[Update]:
@@ -91,6 +97,11 @@ class _Against:
 
 
 def _log_probs(example: Example, updates: Sequence[Update]) -> list[float]:
+    if all(update.log_prob is None for update in updates):
+        raise RequestError(
+            f"no update of {example.example_id} has a log-probability: distill with "
+            "--gin.TeacherSampling.log_probs=True, or bind BestOfK.by='reference'"
+        )
     return [float("-inf") if update.log_prob is None else update.log_prob for update in updates]
 
 

@@ -125,3 +125,34 @@ def test_what_demo_refused_can_be_corrected(tmp_path, monkeypatch, capfd):
         assert runs.here(["demo", f"--model_dir={tmp_path}", f"--gin.EVAL_PERIOD={period}"]) == 2
     assert asked == [str(tmp_path)]
     assert "was begun with" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("distill.teacher=@OracleTeacher()", "distill.teacher wants @OracleTeacher, without parentheses"),
+        ("distill.teacher=3", "wants a reference such as @NAME"),
+        ("FILTERS=[@TooLong]", "distill.filters wants @TooLong(), with parentheses"),
+        ("FILTERS=['TooLong']", "wants a reference such as @NAME()"),
+        ("FILTERS=@TooLong()", "wants a list; bind [@TooLong()]"),
+        ("FILTERS=[@BestOfK()]", "wants something with `reason`"),
+        ("SELECTION=@BestOfK", "Agent.selection wants @BestOfK(), with parentheses"),
+        ("SELECTION=@TooLong()", "wants something with `__call__`"),
+        ("SELECTION=3", "wants a reference such as @NAME()"),
+        ("Agent.verifier=@ChrF()", "Agent.verifier wants @ChrF, without parentheses"),
+        ("Agent.update=@ChrF", "wants something with `write`"),
+        ("LowScore.verifier='ChrF'", "wants a reference such as @NAME"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused_by_demo_before_anything_is_written(binding, words, tmp_path, capfd):
+    folder = tmp_path / "demo"
+    assert runs.here(["demo", f"--model_dir={folder}", f"--gin.{binding}"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and f"--gin.{binding.split('=')[0]}=" in error and words in error
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("binding", ["SELECTION=@uniform", "SELECTION=None", "FILTERS=[]", "Agent.verifier=@TokenF1"])
+def test_a_reference_that_is_one_is_taken(binding, tmp_path, capfd):
+    assert runs.here(["demo", f"--model_dir={tmp_path}/x", f"--gin.{binding}", "--gin.EVAL_PERIOD=30"]) == 2
+    assert "does not divide" in capfd.readouterr().err

@@ -18,6 +18,7 @@ from cd_jax.rundir import updates as store
 from cd_jax.rundir.attempts import read as read_attempts
 from cd_jax.tasks import Catalogue
 from cd_jax.tasks import vocabulary as vocabularies
+from cd_jax.update.teachers.budget import TeacherBudget
 from cd_jax.update.teachers.teacher import Explanation
 
 SOURCE = "babi_qa2_low_data"
@@ -294,6 +295,62 @@ class TestAsked:
         assert server.tokens[0] < prompts and server.tokens[1] < answers == 15 * 200
         run(tmp_path, teacher=teacher, batch=batches.Batch(estimate=True))
         assert "0 examples want updates: 0 requests" in capfd.readouterr().out
+
+    def test_an_estimate_bounds_also_what_must_be_asked_again(self, tmp_path, capfd, asked):
+        server, teacher = asked
+        server.settings.text = "the same"
+        run(tmp_path, teacher=teacher, batch=batches.Batch(estimate=True))
+        told = r"as often as it may, (\d+) requests, ([\d,]+) tokens of prompts and ([\d,]+)"
+        said = re.search(told, capfd.readouterr().out)
+        requests, prompts, answers = (int(text.replace(",", "")) for text in said.groups())
+        run(tmp_path, teacher=teacher)
+        assert sum(server.seen.values()) <= requests
+        assert server.tokens[0] <= prompts and server.tokens[1] <= answers
+
+    def test_another_prompt_is_asked_and_the_first_one_is_not_paid_again(self, tmp_path, capfd, asked):
+        server, _ = asked
+
+        def of(name, **settings):
+            return lambda: teacher_server.teacher(server.url, prompt_file=name, **settings)
+
+        run(tmp_path, teacher=of("why"))
+        first, sent = (tmp_path / "updates.jsonl").read_bytes(), sum(server.seen.values())
+        for other in (of("why_babi"), of("why", temperature=0.0)):
+            run(tmp_path, teacher=other, batch=batches.Batch(estimate=True))
+            assert "5 examples want updates" in capfd.readouterr().out
+            assert (tmp_path / "updates.jsonl").read_bytes() == first
+            run(tmp_path, teacher=other)
+            assert "are of another prompt or setting and are made anew" in capfd.readouterr().out
+            hashes = {update.prompt_hash for update in store.read(tmp_path / "updates.jsonl")}
+            assert len(hashes) == 1 and sum(server.seen.values()) >= sent + 15
+            sent = sum(server.seen.values())
+            run(tmp_path, teacher=of("why"))
+            assert (tmp_path / "updates.jsonl").read_bytes() == first and sum(server.seen.values()) == sent
+
+    def test_without_a_journal_nothing_is_lost(self, tmp_path, asked):
+        server, teacher = asked
+        run(tmp_path, teacher=teacher)
+        (tmp_path / "requests.jsonl").unlink()
+        before = content(tmp_path)
+        with pytest.raises(RequestError, match="updates of another prompt or setting; choose another --model_dir"):
+            run(tmp_path, teacher=lambda: teacher_server.teacher(server.url, prompt_file="why_babi"))
+        assert content(tmp_path) == before
+
+    def test_what_is_exported_fits_the_budget(self, tmp_path, asked):
+        server, _ = asked
+
+        def teacher():
+            return teacher_server.teacher(server.url, budget=lambda: TeacherBudget(requests=14))
+
+        with pytest.raises(RequestError, match=r"15 requests may pass the budget of 14 requests"):
+            run(tmp_path, teacher=teacher, batch=batches.Batch(exported=str(tmp_path / "out")))
+        assert not (tmp_path / "out").exists()
+
+    def test_what_was_exported_is_no_answer(self, tmp_path, asked):
+        _, teacher = asked
+        run(tmp_path, teacher=teacher, batch=batches.Batch(exported=str(tmp_path / "out")))
+        with pytest.raises(RequestError, match=r"batch-00000\.jsonl:1: .*it is a request, as it was exported"):
+            run(tmp_path, teacher=teacher, batch=batches.Batch(imported=[str(tmp_path / "out" / "batch-00000.jsonl")]))
 
     def test_batches_give_what_asking_gives(self, tmp_path, capfd, asked):
         server, teacher = asked

@@ -272,7 +272,18 @@ class TestOpenAITeacher:
         assert explanations[0].prompt == "Why bedroom? That is $1. Where is Mary?"
 
     @pytest.mark.parametrize(
-        ("text", "what"), [("Why $anser?", r"\$anser"), ("Costs $5", r"\$\$"), (None, "no such file")]
+        ("text", "what"),
+        [
+            ("Why $anser?", r"\$anser"),
+            ("Costs $5", r"\$\$"),
+            (None, "no such file"),
+            ("", r"neither \$context nor \$question"),
+            ("Why $answer?", r"neither \$context nor \$question"),
+            ("[system]\nBe brief.\n[asistant]\nyes\n[user]\n$question", r"'\[asistant\]' is no heading"),
+            ("[User]\n$question", r"'\[User\]' is no heading"),
+            ("Be brief.\n[user]\n$question", r"text before \[user\]"),
+            ("[user]\n$question\n[assistant]\nyes", r"ends with \[assistant\]"),
+        ],
     )
     def test_wrong_prompt(self, tmp_path, text, what):
         path = tmp_path / "mine.txt"
@@ -280,6 +291,16 @@ class TestOpenAITeacher:
             path.write_text(text)
         with pytest.raises(RequestError, match=f"{path}.*{what}"):
             teacher_server.teacher(prompt_file=path)
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_a_chat_of_ones_own(self, tmp_path, end):
+        path = tmp_path / "chat.txt"
+        turns = ["[system]", "Be brief.", "[user]", "Why 1?", "[assistant]", "So.", "[user]", "$question $contrast"]
+        path.write_bytes(end.join(turns).encode())
+        _, requests = _explain([(200, _completion("because"))], 1, prompt_file=path)
+        assert [(one["role"], one["content"]) for one in requests[0][2]["messages"]] == [
+            ("system", "Be brief."), ("user", "Why 1?"), ("assistant", "So."), ("user", "Where is Mary? nothing")
+        ]  # fmt: skip
 
     @pytest.mark.parametrize(
         ("shown", "left"),

@@ -25,11 +25,13 @@ class Estimate(NamedTuple):
       requests: if every answer is new.
       tokens: of these, at most.
       most_requests: if every answer must be asked for as often as it may.
+      most_tokens: of these, at most.
     """
 
     requests: int
     tokens: Tokens
     most_requests: int
+    most_tokens: Tokens
 
 
 @gin.configurable
@@ -89,19 +91,25 @@ class Explanations:
 
     def estimate(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Estimate:
         """What is still to be asked, without asking."""
-        requests: list[Request] = []
-        most, teacher = 0, self.asked_teacher
+        requests, again, teacher = [], [], self.asked_teacher
         for one, _, missing in self.replay(asked, number, Requests(directory).answers):
             requests += missing
-            most += teacher.most_requests(len(self._missing(one, number))) if teacher and missing else 0
-        bounds = [request.bound for request in requests]
-        tokens = Tokens(sum(bound.prompt for bound in bounds), sum(bound.answer for bound in bounds))
-        return Estimate(len(requests), tokens, most)
+            if teacher and missing:
+                again += self.candidates(one, number)
+        return Estimate(len(requests), _bound(requests), len(again), _bound(again))
 
     @property
     def asked_teacher(self) -> AskedTeacher | None:
         """The teacher where its answers are paid for and kept; else None."""
         return self._teacher if isinstance(self._teacher, AskedTeacher) else None
+
+    def is_outdated(self, one: Asked, update: Update) -> bool:
+        """Whether the teacher is asked something else now than what the update answers."""
+        teacher = self.asked_teacher
+        if teacher is None:
+            return False
+        is_other = bool(update.prompt_hash) and update.prompt_hash != teacher.prompt_hash
+        return is_other or update.prompt != teacher.prompt(one.example, _seen(one.attempts))
 
     def _said(self, teacher: Teacher, one: Asked, number: int) -> list[Update]:
         if not (missing := self._missing(one, number)):
@@ -146,6 +154,11 @@ class Explanations:
         ]
         kinds = f"; of the answers: {', '.join(told)}" if told else ""
         return kinds + (f"; {self._told}" if self._told else "")
+
+
+def _bound(requests: Sequence[Request]) -> Tokens:
+    bounds = [request.bound for request in requests]
+    return Tokens(sum(bound.prompt for bound in bounds), sum(bound.answer for bound in bounds))
 
 
 def _seen(attempts: Sequence[Attempt]) -> str | None:

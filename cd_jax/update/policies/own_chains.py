@@ -38,11 +38,16 @@ class OwnChains:
           num_updates: chains of an example in a round, at most.
         """
         self.wanted = num_updates
+        self._examples = self._explained = 0
 
     def write(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Iterator[list[Update]]:
         """See `UpdatePolicy`; chains that earlier rounds have as updates are left out."""
+        self._examples = self._explained = 0
         for one in asked:
-            yield self._of_example(one, number)
+            found = self._of_example(one, number)
+            self._examples += 1
+            self._explained += bool(found)
+            yield found
 
     def _of_example(self, one: Asked, number: int) -> list[Update]:
         before = [update for update in one.known if update.round < number]
@@ -59,8 +64,8 @@ class OwnChains:
         ]
 
     def odd(self) -> str:
-        """Nothing is."""
-        return ""
+        """Of how many examples a chain led to the right answer."""
+        return f"; {self._explained} of {self._examples} examples have a chain that led to the right answer"
 
 
 def _chains(attempts: Sequence[Attempt]) -> list[str]:

@@ -83,6 +83,8 @@ def read(path: files.Path, read_body: Callable[[str], Answer]) -> tuple[dict[str
     failed: list[str] = []
 
     def take(line: files.Json) -> None:
+        if "response" not in line and "url" in line:
+            raise ValueError("it is a request, as it was exported: import what the service made of it")
         name, response = line["custom_id"], line.get("response") or {}
         if not isinstance(name, str) or not isinstance(response, dict):
             raise ValueError("custom_id or response is of another kind")

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -76,6 +78,7 @@ class OpenAITeacher:
     Attributes:
       name: of the model.
       budget: what it may cost.
+      prompt_hash: of the template, and of the settings that requests have.
     """
 
     def __init__(
@@ -118,6 +121,8 @@ class OpenAITeacher:
         if self._how.log_probs:
             told |= {"logprobs": True, "top_logprobs": 1} if self._client.chat else {"logprobs": 1}
         self._sampling = {name: value for name, value in told.items() if value is not None}
+        how = [self._template.hash, self._client.chat, self._sampling]
+        self.prompt_hash = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
         bounded = self.budget.is_of_tokens
         self._endpoint = _endpoint(self.name, base_url, self._client.timeout, self._how.send_seed, bounded)
         # Why there was no explanation, how often, and what was said of it last.
@@ -163,6 +168,10 @@ class OpenAITeacher:
         again = [request(sample, 1, ask) for sample in samples for ask in range(1 + self._how.max_extra_asks)]
         return list({one.hash: one for one in (*(request(group[0], len(group)) for group in groups), *again)}.values())
 
+    def prompt(self, example: Example, attempt: str | None) -> str:
+        """See `AskedTeacher.prompt`."""
+        return self._requests(example, attempt, 0)(0).prompt
+
     def _groups(self, samples: Sequence[int]) -> list[Sequence[int]]:
         """Those that are asked for with one request."""
         return [samples[first : first + self._how.choices] for first in range(0, len(samples), self._how.choices)]
@@ -191,14 +200,10 @@ class OpenAITeacher:
                 self.said[kind] = self._endpoint.redaction.of_message(reply.said)[: endpoints.LONGEST_DETAIL]
             if reply.text and kind != "repeated":
                 prompt, log_prob = asked().prompt, answer.choices[index].log_prob
-                return Explanation(reply.text, prompt, reply.kind, log_prob, self._template.hash)
+                return Explanation(reply.text, prompt, reply.kind, log_prob, self.prompt_hash)
             if ask is not None:
                 [answer], index = (yield [asked(ask=ask)]), 0
         return None
-
-    def most_requests(self, samples: int) -> int:
-        """How many requests so many explanations of an example take, at most: each may be asked for again."""
-        return -(-samples // self._how.choices) + samples * (self._how.max_extra_asks + (self._how.choices > 1))
 
     def read_body(self, body: str) -> Answer:
         """The answer in the body of a response that came by another way; see `endpoint.read_body`."""

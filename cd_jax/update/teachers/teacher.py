@@ -18,7 +18,7 @@ class Explanation(NamedTuple):
       prompt: what the teacher was asked, or the name of the phrasing where it follows rules.
       reason: why it ended as it did where that is odd, see `Update.reason`.
       log_prob: mean log-probability of its tokens; None where it is not known.
-      prompt_hash: of the template of the prompt; empty where there is none.
+      prompt_hash: of the template of the prompt, and of how it was asked; empty where there is none.
     """
 
     text: str
@@ -60,8 +60,10 @@ class AskedTeacher(Teacher, Protocol):
       counts: how often there was no explanation, or an odd one, by what was the matter.
       said: what was said of it last, fit to be shown.
       budget: what it may cost.
+      prompt_hash: see `Explanation`.
     """
 
+    prompt_hash: str
     counts: dict[str, int]
     said: dict[str, str]
     budget: TeacherBudget
@@ -84,16 +86,16 @@ class AskedTeacher(Teacher, Protocol):
         """
         ...
 
+    def prompt(self, example: Example, attempt: str | None) -> str:
+        """What it is asked."""
+        ...
+
     def candidates(self, example: Example, attempt: str | None, samples: Sequence[int], seed: int) -> list[Request]:
         """All requests that such a dialogue may ask for, whatever is answered."""
         ...
 
     def asking(self, requests: Requests) -> Asking:
         """What carries dialogues on, with a journal."""
-        ...
-
-    def most_requests(self, samples: int) -> int:
-        """How many requests so many explanations of an example take, at most."""
         ...
 
     def read_body(self, body: str) -> Answer:

@@ -16,6 +16,7 @@ FOLDER = pathlib.Path(__file__).parent / "prompts"
 FIELDS = ("context", "question", "answer", "attempt", "attempted_answer", "contrast")
 # What is there to contrast the answer with where the solver was not asked, or the data has no complement.
 _NOTHING = "nothing"
+_ODD_ROLE = re.compile(r"^\[(?!(?:system|user|assistant)\][ \t]*$)[A-Za-z]+\][ \t]*$", re.MULTILINE)
 _ROLE = re.compile(r"^\[(system|user|assistant)\][ \t]*$", re.MULTILINE)
 
 
@@ -73,7 +74,10 @@ def read(name: str | os.PathLike[str]) -> PromptTemplate:
     packaged = FOLDER / f"{name}.txt"
     path = packaged if packaged.parent == FOLDER and packaged.is_file() else pathlib.Path(name)
     known = ", ".join(sorted(one.stem for one in FOLDER.glob("*.txt")))
-    text = files.read_text(path, f"mend OpenAITeacher.prompt_file; ours are {known}")
+    text = files.read_text(path, f"mend OpenAITeacher.prompt_file; ours are {known}").replace("\r\n", "\n")
+    odd = _ODD_ROLE.search(text)
+    if odd and (_ROLE.search(text) or _ROLE.match(odd[0].lower())):
+        raise RequestError(f"{path}: {odd[0].strip()!r} is no heading; they are [system], [user] and [assistant]")
     before, *sections = _ROLE.split(text)
     if sections and before.strip():
         raise RequestError(f"{path}: has text before [{sections[0]}]; put it under [system] or [user]")
@@ -81,6 +85,8 @@ def read(name: str | os.PathLike[str]) -> PromptTemplate:
     texts = [section.strip() for section in sections[1::2]] or [text]
     for one in texts:
         _check(path, string.Template(one))
+    if not any(f"${name}" in text or f"${{{name}}}" in text for name in ("context", "question")):
+        raise RequestError(f"{path}: names neither $context nor $question: every example would be asked the same")
     if roles[-1] not in ("", "user"):
         raise RequestError(f"{path}: ends with [{roles[-1]}]; the last turn is the [user]'s, who asks")
     digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
