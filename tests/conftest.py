@@ -23,6 +23,14 @@ hypothesis.settings.register_profile("cd_jax", deadline=None)
 hypothesis.settings.load_profile("cd_jax")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unbound_by_others():
+    """What a module's commands have bound stays in gin's global configuration, and not in the next module."""
+    import gin
+
+    gin.clear_config()
+
+
 @pytest.fixture(scope="session")
 def user_environment() -> dict[str, str]:
     """The environment as it was, for programs that a test starts: one device, and what a user would see on stderr."""

@@ -94,6 +94,7 @@ def test_when_nothing_is_left_it_is_said(tmp_path):
         distill(tmp_path, filters=[words.TooLong(1)])
 
 
+@pytest.mark.slow
 def test_an_example_without_updates_is_learnt_by_its_answer(tmp_path, user_environment):
     distilled = tmp_path / "d"
     done = runs.command(

@@ -50,6 +50,7 @@ def spelt(prompt, *heads):
     return [[*sum((encode(head) for head in heads_), []), *encode(prompt), 1] for heads_ in heads]
 
 
+@pytest.mark.slow
 def test_of_what_is_said(params, pairs):
     likelihood = processes.make("cd_finetune").likelihood(params)
     found = gain.gains(likelihood, pairs)
@@ -62,7 +63,7 @@ def test_of_what_is_said(params, pairs):
     assert np.ptp(found) > 0.01
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_of_what_is_read(params, pairs, place):
     likelihood = processes.make("cd_memory").likelihood(params)
     assert likelihood.passages == 2
@@ -77,6 +78,7 @@ def test_of_what_is_read(params, pairs, place):
     assert np.ptp(found) > 1e-4
 
 
+@pytest.mark.slow
 def test_it_is_the_loss_that_training_has(params):
     """With the weight of an update 0, the loss of the training step on the same lesson."""
     student, source = processes.make("cd_finetune"), processes.source()
@@ -102,6 +104,7 @@ def test_no_update_gains_nothing(params, pairs):
         np.testing.assert_array_equal(gain.gains(likelihood, [(example, "") for example, _ in pairs[:5]]), 0)
 
 
+@pytest.mark.slow
 def test_what_is_measured(params, pairs):
     likelihood = processes.make("cd_memory").likelihood(params)
     some = pairs[:9]

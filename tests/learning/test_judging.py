@@ -78,6 +78,7 @@ def test_evidence_is_what_the_solver_says_of_each(saying):
         np.testing.assert_allclose(found.states[i], saying.solver.embed(saying.params, tokens, 8)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_was_retrieved_is_read_for_every_attempt_at_the_example(reading):
     made = attempts(8, samples=2)
     found, encode = judging.evidence(reading, made), reading.vocabulary.encode
@@ -89,6 +90,7 @@ def test_what_was_retrieved_is_read_for_every_attempt_at_the_example(reading):
         assert scipy.special.expit(found.p_answer[i]) == pytest.approx(np.exp(said[-len(end) :].mean()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_labels_are_not_looked_at(saying):
     made = attempts(6)
     turned = [dataclasses.replace(one, correct=not one.correct) for one in made]

@@ -12,6 +12,9 @@ from cd_jax.rundir import scores
 
 ASKED = {"SOURCE_PER_TASK": 6, "EVAL_PER_TASK": 5, "TARGETS": "['babi_qa6']", "MESH_MODEL": 4, "MESH_DATA": 2}
 MESH = ["MESH_MODEL = 4", "MESH_DATA = 2"]
+# Training, two learnt verifiers and their figures: minutes.
+pytestmark = pytest.mark.slow
+
 MEASURED = {"CALIBRATION": True, "GAIN_PAIRS": 4, "Judging__samples": 2, "Judging__validation": 6}
 
 
@@ -42,7 +45,6 @@ def test_what_is_measured_stands_beside_the_accuracy(measured):
     assert path.name == f"{found['source']['step']}.json"
 
 
-@pytest.mark.slow
 def test_a_later_evaluation_keeps_it(measured, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)
@@ -51,7 +53,6 @@ def test_a_later_evaluation_keeps_it(measured, tmp_path):
     assert entries(folder) == before
 
 
-@pytest.mark.slow
 def test_only_what_was_not_measured_is_decoded(measured, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)
@@ -89,7 +90,6 @@ def test_from_python(measured, trained):
         run.judge(prompts, ["office"])
 
 
-@pytest.mark.slow
 def test_updates_that_are_gone(measured, tmp_path, capfd):
     folder = tmp_path / "run"
     shutil.copytree(measured, folder)

@@ -41,7 +41,8 @@ def test_all_of_them_and_those_of_another_way(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("agent", ["cd_finetune", pytest.param("cd_memory", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["cd_finetune", "cd_memory"])
 def test_a_run_learns_what_was_chosen(tmp_path, distilled, agent, user_environment):
     given = {"AGENT": f"'{agent}'", "SELECTION": "@MostInformative()", "MostInformative.number": 1}
     arguments = runs.train_arguments(tmp_path, distilled, **{k.replace(".", "__"): v for k, v in given.items()})
