@@ -46,6 +46,7 @@ def test_the_lines_of_the_readme(trained, tmp_path, user_environment):
     assert before == {path.name: path.read_bytes() for path in (trained[0] / "memory").glob("*.jsonl")}
 
 
+@pytest.mark.slow
 def test_three_lines_say_what_infer_says(trained, tmp_path, user_environment):
     folder, _ = trained
     program = [sys.executable, "-c", THREE_LINES.format(folder=str(folder))]

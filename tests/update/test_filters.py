@@ -137,7 +137,7 @@ class TestFaithful:
         assert faithful.task_number(dataclasses.replace(SENSE, task="babi_qa12_names")) == 12
 
 
-def spoilt(babi_dir=None, per_task=60):
+def spoilt(babi_dir=None, per_task=30):
     """Of every task; examples, updates, and the way of each."""
     tasks = Catalogue(babi_dir=babi_dir)
     examples = [one for n in range(1, 21) for one in tasks.examples(f"babi_qa{n}", "train")[:per_task]]
