@@ -1,6 +1,7 @@
 """The types that pass between the five policies. Nothing here imports anything of ours."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,11 @@ class Example:
     def family(self) -> str:
         """What the examples share whose explanations give one another's answers away."""
         return self.pair_id or self.story_id or self.example_id
+
+    @property
+    def sentences(self) -> list[str]:
+        """Those of the context."""
+        return re.split(r"(?<=[.?!])\s+", self.context.strip())
 
     @property
     def reasons(self) -> list[str]:

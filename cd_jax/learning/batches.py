@@ -12,7 +12,7 @@ from cd_jax.rundir.requests import Requests, Tokens
 from cd_jax.types import Example
 from cd_jax.update import pipeline
 from cd_jax.update.filters.filter import Filter
-from cd_jax.update.policies.explanations import Explanations
+from cd_jax.update.policies.explanations import Estimate, Explanations
 from cd_jax.update.policy import Asked
 from cd_jax.update.teachers import batch as batch_files
 from cd_jax.update.teachers.teacher import AskedTeacher
@@ -73,23 +73,23 @@ def run(
             "this teacher sends no requests: give --gin.distill.teacher=@OpenAITeacher, or leave out --estimate, "
             "--export_batch, --import_batch and --pipeline"
         )
+    requests = Requests(path.parent)
     if batch.imported:
-        _import(batch.imported, teacher, path.parent)
+        _import(batch.imported, teacher, requests)
     if batch.estimate:
-        _tell(policy, teacher, waiting, path.parent)
+        _tell(policy, teacher, waiting, requests)
     if batch.exported is not None:
-        _export(batch.exported, policy, waiting, path.parent)
+        _export(batch.exported, policy, teacher, waiting, requests)
     if batch.pipeline is not None:
         pipeline.run(
             policy, waiting, filters, str(path.parent / requests_file.NAME), batch.pipeline, batch.pipeline_options
         )
         return False
-    return bool(batch.imported) and batch.exported is None and _derive(policy, waiting, path)
+    return bool(batch.imported) and batch.exported is None and _derive(policy, waiting, requests, path)
 
 
-def _import(names: Sequence[str], teacher: AskedTeacher, directory: pathlib.Path) -> None:
+def _import(names: Sequence[str], teacher: AskedTeacher, requests: Requests) -> None:
     read = [batch_files.read(name, teacher.read_body) for name in names]  # All of them, before anything is written.
-    requests = Requests(directory)
     for name, (answers, failed) in zip(names, read, strict=True):
         fresh = len(answers.keys() - requests.answers.keys())
         requests.take(answers)
@@ -98,38 +98,39 @@ def _import(names: Sequence[str], teacher: AskedTeacher, directory: pathlib.Path
     requests.close()
 
 
-def _tell(policy: Explanations, teacher: AskedTeacher, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
-    estimate = policy.estimate(waiting, 0, directory)
-    budget, spent = teacher.budget, Requests(directory)
+def _tell(policy: Explanations, teacher: AskedTeacher, waiting: Sequence[Asked], requests: Requests) -> None:
+    estimate, budget = policy.estimate(waiting, 0, requests.answers), teacher.budget
     told = budget.told(estimate.requests, estimate.tokens)
     most = budget.told(estimate.most_requests, estimate.most_tokens)
     more = f"; if every answer must be asked for again as often as it may, {most}"
-    passed = _passed(teacher, spent, estimate.requests, estimate.tokens)
+    passed = _passed(teacher, requests, estimate)
     room = f"; that may pass the budget of {passed}" if passed else ""
     print(f"[distill] {len(waiting)} examples want updates: {told}, at most{more}{room}", flush=True)
 
 
-def _passed(teacher: AskedTeacher, spent: Requests, requests: int, tokens: Tokens) -> str:
-    """The bound of the budget that so many more may pass; empty where there is none."""
-    total = Tokens(spent.tokens.prompt + tokens.prompt, spent.tokens.answer + tokens.answer)
-    return teacher.budget.passed(spent.requests + requests, total)
+def _passed(teacher: AskedTeacher, requests: Requests, more: Estimate) -> str:
+    """The bound of the budget that so much more may pass; empty where there is none."""
+    spent = requests.tokens
+    total = Tokens(spent.prompt + more.tokens.prompt, spent.answer + more.tokens.answer)
+    return teacher.budget.passed(requests.requests + more.requests, total)
 
 
-def _export(folder: str, policy: Explanations, waiting: Sequence[Asked], directory: pathlib.Path) -> None:
-    spent, estimate = Requests(directory), policy.estimate(waiting, 0, directory)
-    teacher = policy.asked_teacher
-    if teacher and (passed := _passed(teacher, spent, estimate.requests, estimate.tokens)):
+def _export(
+    folder: str, policy: Explanations, teacher: AskedTeacher, waiting: Sequence[Asked], requests: Requests
+) -> None:
+    estimate = policy.estimate(waiting, 0, requests.answers)
+    if passed := _passed(teacher, requests, estimate):
         asked = f"{estimate.requests} requests may pass the budget of {passed}"
         raise RequestError(f"{asked}: raise it, bound OpenAITeacher.max_tokens, or explain fewer examples")
-    wanted = [request for _, _, missing in policy.replay(waiting, 0, spent.answers) for request in missing]
-    number, of_files = batch_files.write(folder, wanted)
+    wanted = [request for _, _, missing in policy.replay(waiting, 0, requests.answers) for request in missing]
+    number, of_files = batch_files.write(folder, wanted, teacher.body)
     print(f"[distill] {number} requests in {of_files} batch files in {folder}", flush=True)
 
 
-def _derive(policy: Explanations, waiting: Sequence[Asked], path: pathlib.Path) -> bool:
+def _derive(policy: Explanations, waiting: Sequence[Asked], requests: Requests, path: pathlib.Path) -> bool:
     """Writes the updates of the examples whose answers are all there; whether these are all examples."""
     missing, fresh = 0, []
-    for _, updates, wanted in policy.replay(waiting, 0, Requests(path.parent).answers):
+    for _, updates, wanted in policy.replay(waiting, 0, requests.answers):
         missing += len(wanted)
         fresh += updates
     if fresh:

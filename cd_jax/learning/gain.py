@@ -6,7 +6,6 @@ An agent with memory reads u in a passage; one without has said it, before the a
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +75,7 @@ def measured(likelihood: Likelihood, pairs: Sequence[Pair], seed: int) -> Number
 
 def permuted(example: Example, random: np.random.Generator) -> Example | None:
     """The example with the sentences of its context in another order; None where there is none."""
-    sentences = re.split(r"(?<=[.!?])\s+", example.context.strip())
+    sentences = example.sentences
     if len(set(sentences)) < 2:
         return None
     while (order := random.permutation(sentences).tolist()) == sentences:

@@ -223,7 +223,7 @@ class TestBatch:
             if not wanted:
                 break
             folder = tmp_path / f"round{rounds}"
-            batch_files.write(folder, wanted, most_requests=10)
+            batch_files.write(folder, wanted, asked.asked_teacher.body, most_requests=10)
             assert len(list(folder.glob("batch-*.jsonl"))) == -(-len(wanted) // 10)
             for file in answer_batches(folder, server.settings):
                 answers, failed = batch_files.read(file, asked.asked_teacher.read_body)
@@ -237,14 +237,21 @@ class TestBatch:
 
     def test_files_are_of_the_size_that_services_take(self, tmp_path):
         requests = [Request("m", (("user", f"{i} " + "x" * 100),), {}, i) for i in range(50)]
-        number, of_files = batch_files.write(tmp_path, requests * 2, most_bytes=2000)
+        number, of_files = batch_files.write(tmp_path, requests * 2, Request.body, most_bytes=2000)
         files = sorted(tmp_path.glob("batch-*"))
         assert (number, of_files) == (50, len(files))
         assert all(path.stat().st_size <= 2000 for path in files)
         names = [json.loads(line)["custom_id"] for path in files for line in path.read_text().splitlines()]
         assert names == [request.hash for request in requests]
         with pytest.raises(RequestError, match="holds batch files already"):
-            batch_files.write(tmp_path, requests)
+            batch_files.write(tmp_path, requests, Request.body)
+
+    def test_what_is_not_sent_is_not_exported(self, tmp_path):
+        teacher = teacher_server.teacher("http://127.0.0.1:1/v1", send_seed=False)
+        [request] = next(teacher.dialogue(EXAMPLES[0], None, [0], 0, []))
+        batch_files.write(tmp_path, [request], teacher.body)
+        [line] = (tmp_path / "batch-00000.jsonl").read_text().splitlines()
+        assert "seed" not in json.loads(line)["body"]
 
     def test_failures_are_told_and_damage_is_refused(self, tmp_path):
         path = tmp_path / "out.jsonl"
@@ -257,6 +264,10 @@ class TestBatch:
         path.write_text(json.dumps(failed) + "\n" + json.dumps(expired) + "\n")
         answers, said = batch_files.read(path, lambda body: Answer())
         assert not answers and "batch_expired" in said[1]
+        bodiless = {"custom_id": "c", "response": {"status_code": 200, "body": None}, "error": None}
+        path.write_text(json.dumps(bodiless) + "\n")
+        with pytest.raises(RequestError, match=r"out\.jsonl:1: not an answer of a batch .*download"):
+            batch_files.read(path, teacher_server.teacher("http://127.0.0.1:1/v1").read_body)
         path.write_text(json.dumps(failed) + "\n{\n")
         with pytest.raises(RequestError, match=r"out\.jsonl:2: not an answer of a batch .*download"):
             batch_files.read(path, lambda body: Answer())

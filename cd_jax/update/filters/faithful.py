@@ -11,7 +11,6 @@ from cd_jax.types import Example, Update
 from cd_jax.verifier.answers import normalize_answer
 
 _TASK = re.compile(r"babi_qa(\d+)(?!\d)")
-_SENTENCE = re.compile(r"(?<=[.?!])\s+")
 _WORD = re.compile(r"[\w'-]+")
 # What stands between the clauses of an explanation, and before them.
 _CLAUSE = re.compile(
@@ -52,7 +51,7 @@ def cited(number: int, example: Example, text: str) -> Cited:
       example: whose context is the story.
       text: the update.
     """
-    story = _SENTENCE.split(example.context.strip())
+    story = example.sentences
     words = _plain(text)
     facts = _in_order(story, [fact for fact in story if _plain(fact) in words], words)
     known = {_plain(fact) for fact in story}

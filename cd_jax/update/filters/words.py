@@ -183,6 +183,6 @@ def _content(text: str) -> frozenset[str]:
 
 def _cites(example: Example, text: str) -> bool:
     """Whether a sentence of a story stands in it; a context of one sentence is no story, but what is asked about."""
-    sentences = re.split(r"(?<=[.?!])\s+", example.context.strip())
+    sentences = example.sentences
     said = f" {' '.join(_WORD.findall(text.lower()))} "
     return len(sentences) > 1 and any(f" {' '.join(_WORD.findall(one.lower()))} " in said for one in sentences)

@@ -89,10 +89,10 @@ class Explanations:
             return []
         return teacher.candidates(one.example, _seen(one.attempts), self._missing(one, number), self.seed)
 
-    def estimate(self, asked: Sequence[Asked], number: int, directory: files.Path) -> Estimate:
+    def estimate(self, asked: Sequence[Asked], number: int, answers: Mapping[str, Answer]) -> Estimate:
         """What is still to be asked, without asking."""
         requests, again, teacher = [], [], self.asked_teacher
-        for one, _, missing in self.replay(asked, number, Requests(directory).answers):
+        for one, _, missing in self.replay(asked, number, answers):
             requests += missing
             if teacher and missing:
                 again += self.candidates(one, number)

@@ -19,6 +19,7 @@ _URLS = {True: "/v1/chat/completions", False: "/v1/completions"}
 def write(
     directory: files.Path,
     requests: Iterable[Request],
+    body: Callable[[Request], files.Json],
     most_requests: int = _MOST_REQUESTS,
     most_bytes: int = _MOST_BYTES,
 ) -> tuple[int, int]:
@@ -27,6 +28,7 @@ def write(
     Args:
       directory: of the files.
       requests: each goes by the name of its hash.
+      body: what is sent for one.
       most_requests: of a file.
       most_bytes: of a file.
 
@@ -41,14 +43,14 @@ def write(
     if folder.is_dir() and any(path.name.startswith("batch-") for path in folder.iterdir()):
         raise RequestError(f"{directory}: holds batch files already; import their answers, or name another folder")
     unique = {request.hash: request for request in requests}
+    lines = (_line(request, body(request)) for request in unique.values())
     number = -1
-    for number, content in enumerate(_files(map(_line, unique.values()), most_requests, most_bytes)):
+    for number, content in enumerate(_files(lines, most_requests, most_bytes)):
         files.write_bytes(folder / _NAME.format(number), content)
     return len(unique), number + 1
 
 
-def _line(request: Request) -> bytes:
-    body = request.body(request.sampling, request.seed)
+def _line(request: Request, body: files.Json) -> bytes:
     line = {"custom_id": request.hash, "method": "POST", "url": _URLS[request.is_chat], "body": body}
     return json.dumps(line).encode("ascii") + b"\n"
 

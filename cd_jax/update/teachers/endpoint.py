@@ -20,7 +20,7 @@ LONGEST_DETAIL = 200
 # What a server may refuse, and what is sent in its place; None: nothing.
 _REPLACED = {
     "seed": None, "max_tokens": "max_completion_tokens", "max_completion_tokens": None, "temperature": None,
-    "logprobs": None, "top_logprobs": None, "stop": None, "top_p": None, "n": None,
+    "logprobs": None, "top_logprobs": None, "stop": None, "n": None,
 }  # fmt: skip
 
 _CHECK_KEY = "set OPENAI_API_KEY to a key that this endpoint takes"
@@ -32,7 +32,7 @@ _MENDS = {
 }
 
 
-class _NotSpoken(Exception):
+class _NotSpoken(ValueError):
     """The body of a response is no completion: a web page, or cut."""
 
 
@@ -103,7 +103,7 @@ class Endpoint:
 
         create = self._client.chat.completions if request.is_chat else self._client.completions
         while True:
-            sent = self._body(request)
+            sent = self.body(request)
             try:
                 # Raw: the client would make something of whatever comes, also of a web page.
                 response = await create.with_raw_response.create(**sent)
@@ -113,8 +113,9 @@ class Endpoint:
             else:
                 return Got(read_body(response.text, self.redaction), response.headers)
 
-    def _body(self, request: Request) -> dict[str, Any]:
-        body = request.body(request.sampling, request.seed)
+    def body(self, request: Request) -> dict[str, Any]:
+        """What is sent for a request, without what the server does not take."""
+        body = request.body()
         for name, other in _REPLACED.items():
             if name in self._not_taken and name in body:
                 value = body.pop(name)

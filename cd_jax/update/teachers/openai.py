@@ -205,6 +205,10 @@ class OpenAITeacher:
                 [answer], index = (yield [asked(ask=ask)]), 0
         return None
 
+    def body(self, request: Request) -> dict[str, Any]:
+        """See `AskedTeacher.body`."""
+        return self._endpoint.body(request)
+
     def read_body(self, body: str) -> Answer:
         """The answer in the body of a response that came by another way; see `endpoint.read_body`."""
         return endpoints.read_body(body, self._endpoint.redaction)

@@ -51,14 +51,14 @@ class Request:
             return self.messages[0][1]
         return "\n".join(f"[{role}]\n{text}" for role, text in self.messages)
 
-    def body(self, sampling: Mapping[str, Any], seed: int | None) -> dict[str, Any]:
-        """What is sent, with these settings in place of those that the server does not take."""
+    def body(self) -> dict[str, Any]:
+        """What is sent to a server that takes all of it."""
         if self.is_chat:
             content: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in self.messages]}
         else:
             content = {"prompt": self.messages[0][1]}
         more = {"n": self.choices} if self.choices > 1 else {}
-        return {"model": self.model, **content, **sampling, **more} | ({} if seed is None else {"seed": seed % 2**31})
+        return {"model": self.model, **content, **self.sampling, **more, "seed": self.seed % 2**31}
 
     @property
     def bound(self) -> Tokens:

@@ -1,7 +1,7 @@
 """What a teacher is: it explains why the right answer differs from what was expected."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cd_jax.rundir.requests import Answer, Requests
 from cd_jax.types import Example
@@ -96,6 +96,10 @@ class AskedTeacher(Teacher, Protocol):
 
     def asking(self, requests: Requests) -> Asking:
         """What carries dialogues on, with a journal."""
+        ...
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """What is sent for a request, also by another way."""
         ...
 
     def read_body(self, body: str) -> Answer:
