@@ -9,10 +9,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cd_jax import __version__, verbs
+from cd_jax import __version__, processes, verbs
 from cd_jax.config import library
 from cd_jax.errors import RequestError, RunError
-from cd_jax.rundir import interrupt
+from cd_jax.rundir import hosts, interrupt
 from cd_jax.verbs import Verb
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def _parser(found: Mapping[str, Verb]) -> argparse.ArgumentParser:
             "--task_jsonl", action="append", default=[], metavar="NAME=DIR",
             help="a task of your own: train, validation and test.jsonl of prompt, answer, explanation; repeatable",
         )  # fmt: skip
+        if verb.several:
+            processes.add_flags(sub)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         verb.add_flags(sub)
     return parser
@@ -147,7 +149,7 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _run(arguments: Sequence[str]) -> None:
+def _run(arguments: Sequence[str], announced: bool) -> None:
     others, statements = _split_gin(arguments)
     found = verbs.find()
     args = _parser(found).parse_args(others)
@@ -158,13 +160,17 @@ def _run(arguments: Sequence[str]) -> None:
     from absl import logging as absl_logging
 
     verb.prepare()
+    if verb.several:
+        processes.join(processes.Asked.of(args), announced, args.model_dir)
     # Orbax and SeqIO tell of their own settings as warnings, and Orbax logs the traceback of a failed save before it
     # raises; what the user must know, we say.
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)
     configuration = _configuration(args, verb, statements)
     if verb.gin_file:
         configuration.apply()
+    hosts.agree("the command", lambda: processes.command(others), "start the same command on all processes")
     verb.run(args, configuration)
+    hosts.leave()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,14 +183,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What models and files say may have no place in the terminal's encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
+    announced = processes.are_announced(arguments)
+    if announced and (status := processes.in_child()) is not None:
+        return status
     try:
         with interrupt.listening():
-            _run(arguments)
+            _run(arguments, announced)
         # Here, where an error of it is told, and not when Python ends.
         sys.stdout.flush()
     except interrupt.Interrupted as stopped:
         kept = f"{stopped.kept}; " if stopped.kept else ""
-        return _fail(f"interrupted by {stopped}: {kept}the same command goes on from there", stopped.status)
+        where, status = ("", stopped.status) if hosts.count() == 1 else (" on all processes", processes.START_AGAIN)
+        return _fail(f"interrupted by {stopped}: {kept}the same command{where} goes on from there", status)
     except BrokenPipeError:
         # Who reads has read enough, as `| head` does; what is left must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -214,4 +224,5 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _fail(text: str, status: int) -> int:
     print(f"cd_jax: {_one_line(text)}", file=sys.stderr)
+    processes.fail(_one_line(text), status)
     return status

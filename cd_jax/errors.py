@@ -1,5 +1,7 @@
 """The errors that a user can mend, as opposed to defects of the program."""
 
+import signal
+
 
 class RequestError(Exception):
     """The request was wrong: a flag, a gin binding, a data file or a checkpoint.
@@ -14,3 +16,16 @@ class RunError(Exception):
 
     The message is one line; the command line prints it as `cd_jax: …` and exits with status 1.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user, or the system, asks us to end; raised by `rundir.interrupt.check`.
+
+    Attributes:
+      status: of the process: 130 after SIGINT, 143 after SIGTERM, as shells have it.
+      kept: what is said of the work done: where it was saved, or that there was nothing to save.
+    """
+
+    def __init__(self, asked: signal.Signals, kept: str = ""):
+        super().__init__(asked.name)
+        self.asked, self.status, self.kept = asked, 128 + asked, kept

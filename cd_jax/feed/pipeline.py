@@ -3,8 +3,8 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
-import jax
 import numpy as np
 import tensorflow as tf
 
@@ -26,6 +26,18 @@ class Draw:
 
     examples: np.ndarray
     lessons: np.ndarray
+
+
+class Share(NamedTuple):
+    """What this process loads of every batch.
+
+    Attributes:
+      batch_size: of all processes together.
+      rows: int64 `[rows]`, those of a batch that lie on this process's devices.
+    """
+
+    batch_size: int
+    rows: np.ndarray
 
 
 class Feed:
@@ -50,7 +62,7 @@ class Feed:
         split: Split | None,
         converter: PassagesFeatureConverter,
         lengths: dict[str, int],
-        batch_size: int,
+        share: Share,
         question: int = 0,
         truncated: dict[str, float] | None = None,
     ):
@@ -63,13 +75,13 @@ class Feed:
           converter: makes the model features.
           lengths: task feature lengths of the converter; and `positive`, of the update of a lesson, which is a feature
             where that is not 0.
-          batch_size: of all hosts together.
+          share: of the batches, this process's.
           question: see `Feed`.
           truncated: see `Feed`.
         """
         self.question, self.truncated = question, truncated or {}
         self.asked, self.lessons, self.split = asked, lessons, split
-        self.lengths, self._batch_size = lengths, batch_size
+        self.lengths, self._share = lengths, share
         self._drawn = [tf.Variable(np.zeros(0, np.int32), shape=[None], trainable=False) for _ in range(2)]
 
         def drawn(row):
@@ -93,13 +105,11 @@ class Feed:
         rows = tf.data.Dataset.counter(dtype=tf.int64).map(drawn, **parallel)
         of_task = {name: length for name, length in lengths.items() if name != "positive"}
         features = tf.data.Dataset.zip(rows, converter(rows.map(task_features, **parallel), of_task))
-        batches = features.map(lambda row, features: with_positive(row) | features).batch(
-            batch_size // jax.process_count()
-        )
+        batches = features.map(lambda row, features: with_positive(row) | features).batch(len(share.rows))
         self._features = batches.prefetch(tf.data.AUTOTUNE)
 
     def batches(self, draw: Draw, skip: int = 0) -> Iterator[Batch]:
-        """The model features of a draw, this host's rows of each batch. One draw at a time.
+        """The model features of a draw, this process's rows of each batch. One draw at a time.
 
         Args:
           draw: rows, a multiple of the batch size.
@@ -109,20 +119,14 @@ class Feed:
           The features of `PassagesFeatureConverter`; `example` and `lesson`, int32 `[batch]`, of the draw; and where it
           has a length, `positive`, int32 `[batch, length]`, the update that the lesson is of.
         """
-        mine = host_rows(len(draw.examples), self._batch_size, skip)
+        batches = np.arange(len(draw.examples)).reshape(-1, self._share.batch_size)[skip:]
+        mine = batches[:, self._share.rows].reshape(-1)
         for variable, rows in zip(self._drawn, (draw.examples, draw.lessons), strict=True):
             variable.assign(rows[mine])
-        count = len(draw.examples) // self._batch_size - skip
-        return itertools.islice(self._features.as_numpy_iterator(), count)
+        return itertools.islice(self._features.as_numpy_iterator(), len(batches))
 
 
 def _padded(tokens: tf.Tensor, length: int) -> tf.Tensor:
     padded = tf.pad(tokens, [[0, length - tf.shape(tokens)[0]]])
     padded.set_shape([length])
     return padded
-
-
-def host_rows(rows: int, batch_size: int, skip: int) -> np.ndarray:
-    """Which of the rows this host loads: its share of every batch but the first `skip`."""
-    batches = np.arange(rows).reshape(-1, batch_size)[skip:]
-    return np.split(batches, jax.process_count(), axis=1)[jax.process_index()].reshape(-1)

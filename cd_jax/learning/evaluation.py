@@ -1,6 +1,7 @@
 """`cd_jax eval` and `cd_jax infer`: decode tasks with the best parameters of a run; no parameter changes here."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -20,7 +21,7 @@ from cd_jax.learning import compose
 from cd_jax.learning.agent import Agent
 from cd_jax.learning.measuring import Measures, measured
 from cd_jax.learning.trained import TrainedRun, memory_settings
-from cd_jax.rundir import files, interrupt, lock, results, scores
+from cd_jax.rundir import files, hosts, interrupt, lock, results, scores
 from cd_jax.rundir.checkpoints import Checkpoints
 from cd_jax.solver.decoding import Decoding
 from cd_jax.tasks import Sample, metrics
@@ -129,9 +130,10 @@ def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]], measures: 
         found = one | summary(one["task"], attempts) | trained.setting() | {"truncated": trained.truncated}
         print(f"[{named}] {printed(found)}", flush=True)
         # At once: what comes after may be interrupted, or be refused.
-        _add(trained, found)
+        hosts.first("scores", functools.partial(_add, trained, found))
         if measures.fields:
-            _add(trained, found | measured(trained, one["role"], attempts, measures))
+            found |= measured(trained, one["role"], attempts, measures)
+            hosts.first("scores", functools.partial(_add, trained, found))
 
 
 def check_targets(vocabulary: pathlib.Path) -> None:

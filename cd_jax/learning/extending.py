@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cd_jax.learning import cleaning
 from cd_jax.learning.progress import ProgressLine
-from cd_jax.rundir import interrupt
+from cd_jax.rundir import hosts, interrupt
 from cd_jax.rundir import updates as store
 from cd_jax.types import Attempt, Example, Update
 from cd_jax.update.filters.filter import Filter
@@ -43,6 +43,19 @@ def extend(
       RequestError: the file is malformed.
       RunError: it cannot be written, or the policy cannot be asked.
     """
+    hosts.first("updates", lambda: _extend(path, policy, examples, attempts, number, before, filters))
+    return store.read(path) if path.exists() else []
+
+
+def _extend(
+    path: pathlib.Path,
+    policy: UpdatePolicy,
+    examples: Sequence[Example],
+    attempts: Mapping[str, Sequence[Attempt]],
+    number: int,
+    before: Sequence[Update],
+    filters: Sequence[Filter],
+) -> None:
     waiting = lacking(path, policy, examples, attempts, number, before)
     line, added, kept_at = ProgressLine("distill", len(waiting)), 0, time.monotonic()
     held: list[Update] = []
@@ -60,7 +73,6 @@ def extend(
         if held:
             store.append(path, held)
     cleaning.apply(path, examples, filters)
-    return store.read(path) if path.exists() else []
 
 
 def lacking(

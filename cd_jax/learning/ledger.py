@@ -9,7 +9,7 @@ import numpy as np
 
 from cd_jax.config import resumption
 from cd_jax.learning import compose
-from cd_jax.rundir import files, interrupt
+from cd_jax.rundir import files, hosts, interrupt
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
 from cd_jax.solver.solver import Solver, TrainState
 
@@ -50,7 +50,10 @@ class Ledger:
         self._bindings = resumption.bindings()
         self._checkpoints = Checkpoints(self.directory)
         self._checkpoints.check_identity(identity)
-        self.resumed = self._checkpoints.latest_step() is not None
+        newest = self._checkpoints.latest_step()
+        self.resumed = newest is not None
+        mend = f"all must read the same {self.directory}, and the same data"
+        hosts.agree("the run", lambda: {"the newest checkpoint": newest, **identity}, mend)
         self.progress = Progress(identity, arm=arm, trained_on=trained_on, bindings=self._bindings)
         self.remembered: dict[str, np.ndarray] = {}
         self._started = time.monotonic()
@@ -102,8 +105,8 @@ class Ledger:
         self._before, self._started = self.progress.train_seconds, time.monotonic()
 
     def seconds(self) -> float:
-        """Of training, those of earlier processes included."""
-        return self._before + time.monotonic() - self._started
+        """Of training, those of earlier processes included; by the clock of the first host."""
+        return hosts.decide("seconds", self._before + time.monotonic() - self._started)
 
     def save(self, state: TrainState, remembered: dict[str, np.ndarray], evaluated: bool = True) -> None:
         """Starts to save; see `Checkpoints.save`."""

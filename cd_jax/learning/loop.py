@@ -14,7 +14,7 @@ from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.student import Student
 from cd_jax.learning.trainer import Trainer
 from cd_jax.rundir import attempts as attempts_file
-from cd_jax.rundir import files, interrupt, results
+from cd_jax.rundir import files, hosts, interrupt, results
 from cd_jax.rundir import updates as store
 from cd_jax.solver.decoding import Decoding
 from cd_jax.solver.solver import TrainState
@@ -95,7 +95,7 @@ class SelfLearning:
             method, chosen = _drawn(rounds), rows[: rounds.examples].astype(np.int32)
             seed = int(np.random.default_rng((self._seed, number, 6)).integers(2**31))
             made = self._student.attempt_some(state.params, feed, chosen, method, seed, interrupt.check)
-            attempts_file.write(path, made)
+            hosts.first("attempts", lambda: attempts_file.write(path, made))
             right = np.mean([attempt.correct for attempt in made])
             print(f"[{ledger.name}] round {number}: {len(made)} attempts, {right:.3f} of them right", flush=True)
         attempts = attempting.read(path, self._source.examples)
@@ -143,7 +143,8 @@ class SelfLearning:
         """Keeps the memory of a round that has ended, for the evaluation of its parameters."""
         entries = self._ledger.directory / results.MEMORY / results.ENTRIES
         if entries.is_file():
-            files.write_bytes(memory_of(self._ledger.directory, number) / entries.name, entries.read_bytes())
+            kept = memory_of(self._ledger.directory, number) / entries.name
+            hosts.first("memory", lambda: files.write_bytes(kept, entries.read_bytes()))
 
     def _lessons(self, updates: list[Update], attempts: Attempts) -> list[list[Lesson]]:
         """What is learnt of every example."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from cd_jax.config.ranges import PositiveInt
 from cd_jax.learning.gain import Pair
-from cd_jax.rundir import journal
+from cd_jax.rundir import hosts, journal
 from cd_jax.types import Example, Update
 from cd_jax.update.selection import BestOfK, Selection
 
@@ -73,5 +73,5 @@ def _gains(of_id: dict[str, Example], updates: Sequence[Update], gains: Gains, p
     if not path.exists():
         found = gains([(of_id[update.example_id], update.update) for update in updates]).tolist()
         lines = [_Gain(update.example_id, update.sample, gain) for update, gain in zip(updates, found, strict=True)]
-        journal.write(path, map(msgspec.structs.asdict, lines))
+        hosts.first("gains", lambda: journal.write(path, map(msgspec.structs.asdict, lines)))
     return journal.read(path, _Gain, lambda one: one, "a gain of an update", "delete the file: it is made anew")

@@ -21,7 +21,7 @@ from cd_jax.feed import formats, lessons
 from cd_jax.feed.converter import PassagesFeatureConverter
 from cd_jax.feed.lengths import Counter, row_lengths
 from cd_jax.feed.lessons import TokenisedLessons
-from cd_jax.feed.pipeline import Draw, Feed
+from cd_jax.feed.pipeline import Draw, Feed, Share
 from cd_jax.feed.tokens import TokenisedExamples, longest
 from cd_jax.learning.agent import Agent
 from cd_jax.learning.likelihood import Likelihood
@@ -182,7 +182,8 @@ class Student:
             lengths["positive"] = _rounded(max(longest(learnt.update_tokens), 1))
         question = int(row_lengths(self._vocabulary, [example.question for example in asked.examples]).max())
         cuts = self._counter.count(asked, learnt, *self._heads())
-        return Feed(asked, learnt, split, self._converter, lengths, batch_size, question, cuts.record())
+        share = Share(batch_size, self.solver.local_rows(batch_size))
+        return Feed(asked, learnt, split, self._converter, lengths, share, question, cuts.record())
 
     def _heads(self) -> tuple[int, int]:
         """Tokens that stand before a prompt: at most, and at least."""

@@ -182,6 +182,8 @@ class _Fitting:
         progress, per_epoch = ledger.progress, self._proposal.steps_per_epoch
         losses: list[Any] = [np.float32(loss) for loss in progress.pending]
         assert feed.lessons
+        if self._is_evaluated(step) and step > first and step not in [at for at, _ in progress.validation]:
+            self._evaluate(step, state, validation)  # It was broken off there.
         while not progress.stopped_by:
             self._look(step, state, losses)
             epoch, skip = divmod(step - first, per_epoch)
@@ -196,15 +198,15 @@ class _Fitting:
                 if step % self._periods.log == 0 or step == self._last:
                     self._log(step, losses, scalars)
                     losses = []
-                if step % self._periods.evaluation == 0 or step == self._last:
-                    with self._line.paused():
-                        self._evaluate(step, state, validation)
-                        progress.pending = []
-                        ledger.save(state, student.state())
+                if self._is_evaluated(step):
+                    self._evaluate(step, state, validation)
                 self._look(step, state, losses)
                 if progress.stopped_by:
                     break
         return state
+
+    def _is_evaluated(self, step: int) -> bool:
+        return step % self._periods.evaluation == 0 or step == self._last
 
     def _look(self, step: int, state: TrainState, losses: list[Any]) -> None:
         """Where we are asked to end: saves, so that the same command goes on as if nothing had been."""
@@ -230,10 +232,17 @@ class _Fitting:
         self._writer.write_scalars(step, scalars)
 
     def _evaluate(self, step: int, state: TrainState, validation: Feed) -> None:
+        """Evaluates, and saves."""
+        with self._line.paused():
+            self._validate(step, state, validation)
+            self._ledger.progress.pending = []
+            self._ledger.save(state, self._student.state())
+
+    def _validate(self, step: int, state: TrainState, validation: Feed) -> None:
         """Decodes the validation split, with keys of the current parameters, and decides whether to go on."""
         student, ledger, progress = self._student, self._ledger, self._ledger.progress
         student.refresh(state.params)
-        attempts = student.attempt(state.params, validation, tell=False)
+        attempts = student.attempt(state.params, validation, tell=False, between=lambda: self._look(step, state, []))
         error = 1.0 - float(np.mean([attempt.correct for attempt in attempts]))
         score = float(np.mean([attempt.score for attempt in attempts]))
         self._writer.write_scalars(step, {"validation_error": error, "validation_score": score})

@@ -1,4 +1,7 @@
-"""Files that others may have cut, damaged or made: read with one error that names them, written whole or not at all."""
+"""Files that others may have cut, damaged or made: read with one error that names them, written whole or not at all.
+
+Of several processes the first one writes; the others' writes do nothing, see `hosts`.
+"""
 
 import contextlib
 import fcntl
@@ -17,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from cd_jax.errors import RequestError, RunError
+from cd_jax.rundir import hosts
 
 Json = dict[str, Any]
 Path = str | os.PathLike[str]
@@ -145,6 +149,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
       RunError: it cannot be written, e.g. because the disk is full; what stood there before is kept.
     """
+    if not hosts.is_first():
+        return
     target = epath.Path(path)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -264,7 +270,7 @@ def _put_in_place(temporary: epath.Path, path: epath.Path) -> None:
 
 def clean_up(directory: Path) -> None:
     """Removes what writers left anywhere in `directory` when they were killed; what a living one writes stays."""
-    if is_remote(directory):
+    if is_remote(directory) or not hosts.is_first():
         return  # Nothing is written under another name there.
     # os.walk passes over folders that another process removes meanwhile, as rglob does not.
     found = [pathlib.Path(folder, name) for folder, *names in os.walk(directory) for name in itertools.chain(*names)]

@@ -2,6 +2,9 @@
 
 An exception raised by a signal handler comes up wherever Python happens to be, also in callbacks that print it and go
 on, as those of JAX's garbage collection do: the flag does not get lost, and no save is torn.
+
+Of several processes, those that were not signalled must end at the same place: where any was, all agree on one
+(JAX's preemption sync point). So all look equally often.
 """
 
 import contextlib
@@ -10,28 +13,21 @@ import signal
 import types
 from collections.abc import Iterator
 
+from cd_jax.errors import Interrupted
+from cd_jax.rundir import hosts
+
+__all__ = ["Interrupted", "ask", "check", "listening", "requested", "was_asked"]
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _asked: signal.Signals | None = None
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user, or the system, asks us to end; raised by `check`.
-
-    Attributes:
-      status: of the process: 130 after SIGINT, 143 after SIGTERM, as shells have it.
-      kept: what is said of the work done: where it was saved, or that there was nothing to save.
-    """
-
-    def __init__(self, asked: signal.Signals, kept: str = ""):
-        super().__init__(asked.name)
-        self.status, self.kept = 128 + asked, kept
+_agreed = False
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """Within the block both signals set the flag; a second one ends the process at once."""
-    global _asked
-    _asked = None
+    global _asked, _agreed
+    _asked, _agreed = None, False
     before = {number: signal.signal(number, _ask) for number in _SIGNALS}
     try:
         yield
@@ -49,12 +45,27 @@ def _ask(number: int, frame: types.FrameType | None) -> None:
     os.write(2, f"cd_jax: {_asked.name}: ends at the next safe place; once more ends it at once\n".encode())
 
 
-def requested() -> bool:
-    """Whether a signal came."""
+def ask(number: int) -> None:
+    """Sets the flag, as a signal of this number does, where another process has told us of it."""
+    global _asked
+    _asked = signal.Signals(number)
+
+
+def was_asked() -> bool:
+    """Whether this very process was."""
     return _asked is not None
 
 
+def requested() -> bool:
+    """Whether a signal came; of several processes, whether they have agreed to end here."""
+    global _agreed
+    if hosts.is_alone():
+        return _asked is not None
+    _agreed = _agreed or hosts.reached_sync_point()
+    return _agreed
+
+
 def check(kept: str = "") -> None:
-    """Raises `Interrupted` where a signal came; see `Interrupted.kept`."""
-    if _asked is not None:
-        raise Interrupted(_asked, kept)
+    """Raises `Interrupted` where a signal came, see `requested`; see `Interrupted.kept`."""
+    if requested():
+        raise Interrupted(_asked or signal.SIGTERM, kept)

@@ -14,7 +14,7 @@ import msgspec
 from etils import epath
 
 from cd_jax.errors import RequestError
-from cd_jax.rundir import files
+from cd_jax.rundir import files, hosts
 
 Record = TypeVar("Record")
 Made = TypeVar("Made")
@@ -141,6 +141,8 @@ def append(path: files.Path, records: Iterable[Mapping[str, Any]]) -> None:
     Raises:
       RunError: the file cannot be written.
     """
+    if not hosts.is_first():
+        return
     added = _encoded(records)
     repair(path)
     _add(epath.Path(path), added)
@@ -163,6 +165,8 @@ def repair(path: files.Path) -> int:
       RunError: the file cannot be written.
     """
     there = epath.Path(path)
+    if not hosts.is_first():
+        return 0
     with files.writing(there):
         if not there.exists() or _ends_in_line(there):
             return 0

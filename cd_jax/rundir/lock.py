@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from etils import epath
 
 from cd_jax.errors import RequestError, RunError
-from cd_jax.rundir import files
+from cd_jax.rundir import files, hosts
 
 NAME, TURN = ".lock", ".turn"
 # Of this process: a verb that runs another one on the same folder holds its lock already.
-_held: dict[epath.Path, int] = {}
+_held: dict[epath.Path, int | None] = {}
 
 
 @contextlib.contextmanager
@@ -34,19 +34,25 @@ def exclusive(directory: str | os.PathLike[str], verb: str) -> Iterator[None]:
         yield
         return
     existed = folder.is_dir()
-    descriptor = _acquire(folder, verb)
+    # Process 0 holds it for all.
+    descriptor = hosts.first("lock", lambda: _acquire(folder, verb))
     _held[folder] = descriptor
     try:
         files.clean_up(folder)
         yield
     finally:
         del _held[folder]
-        with contextlib.suppress(OSError):
-            (folder / NAME).unlink()
-            if not existed:
-                # Refused before anything was written: nothing is left. Not epath's, which removes what is in it, too.
-                os.rmdir(folder)
-        os.close(descriptor)
+        if descriptor is not None:
+            _release(folder, descriptor, existed)
+
+
+def _release(folder: epath.Path, descriptor: int, existed: bool) -> None:
+    with contextlib.suppress(OSError):
+        (folder / NAME).unlink()
+        if not existed:
+            # Refused before anything was written: nothing is left. Not epath's, which removes what is in it, too.
+            os.rmdir(folder)
+    os.close(descriptor)
 
 
 def check_empty(folder: epath.Path | os.PathLike[str], flag: str) -> None:

@@ -8,7 +8,7 @@ from clu import metric_writers
 from etils import epath
 
 from cd_jax.errors import RunError
-from cd_jax.rundir import files, journal, results
+from cd_jax.rundir import files, hosts, journal, results
 
 
 def open_writer(model_dir: files.Path, resume_step: int) -> metric_writers.MetricWriter:
@@ -16,6 +16,8 @@ def open_writer(model_dir: files.Path, resume_step: int) -> metric_writers.Metri
 
     TensorBoard does the same by itself when it meets steps that come again.
     """
+    if not hosts.is_first():
+        return metric_writers.MultiWriter([])
     path = epath.Path(model_dir) / results.METRICS
     _keep_until(path, resume_step)
     return metric_writers.MultiWriter([JsonLinesWriter(path), metric_writers.SummaryWriter(str(path.parent))])

@@ -130,12 +130,27 @@ def batch_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(batch_axes(rules)))
 
 
-def shard_batch(sharding: NamedSharding, batch: Any) -> Any:
-    """Puts this host's rows `[batch, ...]` on the devices; an array that lies on all of them holds all hosts' rows."""
+def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Which rows of a batch lie on this process's devices, int64 `[rows]`, ascending: those that it loads.
+
+    Processes among whose devices a model is split load the same ones.
+    """
+    parts = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[part] for part in parts]))
+
+
+def shard_batch(sharding: NamedSharding, batch: Any, whole: bool = False) -> Any:
+    """Puts rows on the devices.
+
+    Args:
+      sharding: of `batch_sharding`.
+      batch: arrays `[batch, ...]`: of `local_rows`, equally many on every process; or, on the devices, all.
+      whole: every process has all rows.
+    """
 
     def put(rows):
         if isinstance(rows, jax.Array) and rows.sharding.device_set == sharding.device_set:
             return jax.device_put(rows, sharding)
-        return jax.make_array_from_process_local_data(sharding, rows)
+        return jax.make_array_from_process_local_data(sharding, rows, rows.shape if whole else None)
 
     return jax.tree.map(put, batch)

@@ -255,9 +255,13 @@ class Solver:
         with self._on_mesh():
             return self._read(params, batch, memory, read=read)
 
-    def _place(self, tokens: np.ndarray | jax.Array, **others: Any) -> dict[str, Any]:
+    def _place(self, tokens: np.ndarray | jax.Array, whole: bool = False, **others: Any) -> dict[str, Any]:
         """On the devices: passages `[batch, passages, length]` in a bucket of lengths, and other arrays."""
-        return partitioning.shard_batch(self._batch_sharding, {"tokens": _bucket(tokens), **others})
+        return partitioning.shard_batch(self._batch_sharding, {"tokens": _bucket(tokens), **others}, whole)
+
+    def local_rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a batch this process loads; see `partitioning.local_rows`."""
+        return partitioning.local_rows(self._batch_sharding, batch_size)
 
     def _decode(self, params: Any, tokens: jax.Array, cached: Cached | None, limit, seed, max_length, method) -> Any:
         return decoding.generate(self._network, self._cast(params), tokens, cached, max_length, limit, method, seed)
@@ -312,13 +316,13 @@ class Solver:
 
         Args:
           params: of a `TrainState`.
-          tokens: passages `[batch, passages, length]`.
-          targets: `[batch, targets]`, padded with 0.
+          tokens: passages `[batch, passages, length]`, all rows on every process.
+          targets: `[batch, targets]`, padded with 0; likewise.
 
         Returns:
           float32 `[batch, targets]`, 0 where the targets are padding.
         """
-        given = self._place(tokens, targets=_bucket(targets))
+        given = self._place(tokens, whole=True, targets=_bucket(targets))
         with self._on_mesh():
             nats = np.asarray(self._score(params, given["tokens"], given["targets"]))
         return np.where(targets == network.PAD_ID, np.float32(0), -nats[:, : targets.shape[1]])
@@ -341,7 +345,8 @@ class Solver:
         Args:
           params: of a `TrainState`.
           tokens: passages `[batch, passages, length]`.
-          generated: `[batch, targets]`; what comes after an end of sequence does not count.
+          generated: `[batch, targets]`, all rows on every process, as of `own`; what comes after an end of
+            sequence does not count.
           cached: states that are read beside the passages.
           groups: of equal length, that the cached positions are divided into.
           own: bool `[batch, passages, length]`, the tokens of a passage that no other has; None: all.
@@ -353,7 +358,8 @@ class Solver:
         ended = np.cumsum(generated == decoding.EOS_ID, 1) - (generated == decoding.EOS_ID) > 0
         weights = ~ended / (~ended).sum(1, keepdims=True, dtype=np.float32)
         own = own if own is None else _bucket(own)
-        given = self._place(tokens, generated=_bucket(generated), weights=_bucket(weights), cached=cached, own=own)
+        beside = {"generated": _bucket(generated), "weights": _bucket(weights), "cached": cached, "own": own}
+        given = self._place(tokens, whole=True, **beside)
         order = ("tokens", "generated", "weights", "cached", "own")
         with self._on_mesh():
             return np.asarray(self._attended(params, *(given[name] for name in order), groups=groups))

@@ -30,6 +30,7 @@ class Verb:
       run: does it, with the flags and with the configuration that was applied.
       gin_file: of ours, e.g. `runs/train.gin`, whose macros its help shows; empty: gin is not for it.
       needs_model_dir: whether --model_dir must be given.
+      several: whether several processes can do it together.
       add_flags: adds those that are its own.
       gin_files: what it reads before the files that the user gives; None: `gin_file`. Raises RequestError.
       statements: of gin, what its own flags stand for; gets the user's statements, too, to refuse those that are not
@@ -42,6 +43,7 @@ class Verb:
     run: Callable[[Args, "Configuration"], None]
     gin_file: str = ""
     needs_model_dir: bool = True
+    several: bool = False
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     gin_files: Callable[[Args], list[str]] | None = None
     statements: Callable[[Args, Sequence[str]], list[str]] = lambda args, given: []

@@ -36,17 +36,17 @@ def _run(args, configuration) -> None:
     from cd_jax.learning import distillation
     from cd_jax.learning.progress import clock
     from cd_jax.report import gather
-    from cd_jax.rundir import lock
+    from cd_jax.rundir import hosts, lock
 
     started = time.monotonic()
     with lock.exclusive(args.model_dir, "demo"):
         experiment = runner.Experiment(args.model_dir, configuration, plan.plan(args.model_dir))
         experiment.check()
-        distillation.distill(args.model_dir)
+        hosts.first("distill", lambda: distillation.distill(args.model_dir))
         experiment.begin()
         for run in experiment.runs:
             experiment.do(run)
-        print(gather.report(args.model_dir))
+        hosts.first("report", lambda: print(gather.report(args.model_dir)))
     print(f"done in {clock(time.monotonic() - started)}")
 
 
@@ -54,6 +54,7 @@ VERB = verbs.Verb(
     help="the main job: distil, train, evaluate and compare three agents",
     place=1,
     run=_run,
+    several=True,
     gin_file=_GIN_FILE,
     needs_model_dir=False,
     add_flags=_add_flags,

@@ -8,10 +8,12 @@ from cd_jax import verbs
 
 def _run(args, configuration) -> None:
     from cd_jax.learning import batches, distillation
+    from cd_jax.rundir import hosts
 
     options = shlex.split(args.pipeline_options)
     batch = batches.Batch(args.import_batch, args.estimate, args.export_batch, args.pipeline, options)
-    distillation.distill(args.model_dir, batch=batch if batch.is_asked_for else None)
+    asked = batch if batch.is_asked_for else None
+    hosts.first("distill", lambda: distillation.distill(args.model_dir, batch=asked))
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,7 @@ VERB = verbs.Verb(
     help="let a teacher explain the source task: updates.jsonl, vocabulary",
     place=3,
     run=_run,
+    several=True,
     gin_file="runs/distill.gin",
     add_flags=_add_flags,
 )

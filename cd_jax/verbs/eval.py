@@ -15,6 +15,7 @@ VERB = verbs.Verb(
     help="decode source and targets with a trained run: results.json",
     place=6,
     run=_run,
+    several=True,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),
     add_flags=verbs.add_strict_lengths,

@@ -21,6 +21,7 @@ VERB = verbs.Verb(
     help="decode a task or a --prompt with a trained run",
     place=7,
     run=_run,
+    several=True,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),
     add_flags=_add_flags,

@@ -21,6 +21,7 @@ VERB = verbs.Verb(
     help="tell a trained run explained examples; memory alone changes",
     place=5,
     run=_run,
+    several=True,
     gin_file=_GIN_FILE,
     gin_files=verbs.with_own_config(_GIN_FILE),
     statements=_statements,
