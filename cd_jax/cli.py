@@ -224,5 +224,5 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def _fail(text: str, status: int) -> int:
     print(f"cd_jax: {_one_line(text)}", file=sys.stderr)
-    processes.fail(_one_line(text), status)
+    processes.end(_one_line(text), status)
     return status

@@ -304,11 +304,20 @@ def _end(text: str, status: int) -> None:
     os._exit(status)
 
 
-def fail(text: str, status: int) -> None:
-    """Of several processes, ends this one at once and makes the others end: they may wait for it anywhere."""
+def end(text: str, status: int) -> None:
+    """Of several processes, ends this one at once; the others, too, which may wait for it anywhere.
+
+    Args:
+      text: why.
+      status: of the process; `START_AGAIN` where all have agreed to end.
+    """
     if hosts.count() == 1:
         return
-    hosts.fail(text, status)
+    if status == START_AGAIN:
+        with contextlib.suppress(RunError):
+            hosts.leave()
+    else:
+        hosts.fail(text, status)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

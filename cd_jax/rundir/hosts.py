@@ -221,18 +221,24 @@ def fail(text: str, status: int) -> None:
         _here.client.key_value_set(_ENDED, json.dumps([_here.index, text, status]))
     except Exception:
         return  # Another one was first, or nobody is there any more.
-    # With process 0 the service ends, from which the others have yet to hear it.
-    time.sleep(1.0)
+    _outlast()
 
 
 def leave() -> None:
-    """At the end of the work, before the process ends: waits for the others, so that none takes the rest for dead."""
+    """At the end of what all have done: waits for the others, so that none takes the rest for dead."""
     if _here.count == 1:
         return
     meet("the end")
     _here.leaving = True
     if is_first():
         _here.client.key_value_set(_ENDED, json.dumps([0, "", 0]))
+    _outlast()
+
+
+def _outlast() -> None:
+    """With process 0 the service ends, from which the others have yet to hear of it."""
+    if is_first():
+        time.sleep(1.0)
 
 
 def _watch(end: Callable[[str, int], None]) -> None:
