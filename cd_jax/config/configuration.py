@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import gin
 from gin import config_parser
 
-from cd_jax.config import library, statements
+from cd_jax.config import library, renames, statements
 from cd_jax.config.macros import macro_of
 from cd_jax.errors import RequestError
 
@@ -78,13 +78,14 @@ class Configuration:
         if agent := reading.agent():
             files.insert(1, agent)
         for file in files:
-            file.read()
+            with renames.known_to_gin():
+                file.read()
         for name, place in reading.bound.items():
             _check_read(name, f"{place}: {name}", reading.readers)
         for statement in self.statements:
             name = statement.partition("=")[0].strip()
             _check_read(name, f"--gin.{name}", reading.readers)
-            with _naming(_flag(statement)):
+            with _naming(_flag(statement)), renames.known_to_gin():
                 gin.parse_config(statement)
         _check_bound(reading.readers)
         with _naming("gin"):
