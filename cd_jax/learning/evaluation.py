@@ -10,6 +10,7 @@ from typing import Any
 
 import gin
 import jax
+from etils import epath
 
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
@@ -109,7 +110,7 @@ def evaluate(
     return results.read_results(model_dir)
 
 
-def _rounds(model_dir: str | pathlib.Path) -> list[int]:
+def _rounds(model_dir: str | epath.Path) -> list[int]:
     """Numbers of the rounds that were evaluated in training, so that there are parameters of each; of a run that never
     was, such as an imported model, the first one."""
     checkpoints = Checkpoints(model_dir, read_only=True)
@@ -134,7 +135,7 @@ def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]], measures: 
             _add(trained, found | measured(trained, one["role"], attempts, measures))
 
 
-def check_targets(vocabulary: pathlib.Path) -> None:
+def check_targets(vocabulary: epath.Path) -> None:
     """Reads what `evaluate` is bound to decode.
 
     Args:
@@ -158,9 +159,9 @@ def _check_split(split: str) -> None:
         raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
 
 
-def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
+def _known(model_dir: str | epath.Path) -> list[dict[str, Any]]:
     """The runs in a run's `results.json`, one for each round; none where there is no such file."""
-    there = (pathlib.Path(model_dir) / results.RESULTS).is_file()
+    there = (epath.Path(model_dir) / results.RESULTS).is_file()
     return results.read_results(model_dir)["runs"] if there else []
 
 
@@ -267,7 +268,7 @@ def infer(
     print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")
 
 
-def write_submission(inference_file: pathlib.Path, attempts: list[Attempt]) -> str:
+def write_submission(inference_file: epath.Path, attempts: list[Attempt]) -> str:
     """Writes the labels that are handed in for the unlabelled split.
 
     Args:

@@ -1,9 +1,9 @@
 """A run's parameters, written for Hugging Face's transformers or for T5X."""
 
-import pathlib
 import shutil
 
 import jax.numpy as jnp
+from etils import epath
 
 from cd_jax.learning import compose
 from cd_jax.learning.student import Settings
@@ -26,7 +26,7 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
       RequestError: the output is there already, or the other program has no such network.
       RunError: it cannot be written.
     """
-    target = pathlib.Path(output or pathlib.Path(model_dir) / "export" / kind)
+    target = epath.Path(output or epath.Path(model_dir) / "export" / kind)
     trained = TrainedWeights(model_dir)
     with lock.exclusive(target, "export"):
         if output:
@@ -42,12 +42,12 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
     print(f"step {trained.best_step} of {model_dir} in {target}")
 
 
-def _write_hf(folder: pathlib.Path, trained: TrainedWeights) -> None:
+def _write_hf(folder: epath.Path, trained: TrainedWeights) -> None:
     length = Settings().sequence_length["targets"]  # type: ignore[call-arg]
     huggingface.write(folder, trained.params, trained.solver.config, trained.directory / compose.VOCABULARY, length)
 
 
-def _write_t5x(folder: pathlib.Path, trained: TrainedWeights, orbax: bool) -> None:
+def _write_t5x(folder: epath.Path, trained: TrainedWeights, orbax: bool) -> None:
     solver = trained.solver
     state = TrainState(jnp.int32(trained.best_step), trained.params, None)
     if "imported" not in trained.progress.identity:
