@@ -103,7 +103,7 @@ class Experiment:
     def _is_recorded(self) -> bool:
         """Whether an experiment was begun there; a record that is empty was cut by a full disk."""
         record = self._directory / _RECORD
-        return record.is_file() and record.stat().st_size > 0
+        return record.is_file() and record.stat().length > 0
 
     def _check_record(self) -> None:
         """An experiment goes on with the bindings that it began with.

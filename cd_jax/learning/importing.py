@@ -1,7 +1,5 @@
 """A `model_dir` made of a model of Hugging Face's or of T5X's."""
 
-import os
-
 import gin
 import jax
 import jax.numpy as jnp
@@ -41,7 +39,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
             "agent": "baseline",
             "seed": 0,
             "network": solver.config.shape(),
-            "imported": source if "://" in source else os.path.abspath(source),
+            "imported": files.address(source),
             "vocabulary": compose.digest(model),
         }
         with files.new_folder(folder) as new:

@@ -89,7 +89,7 @@ class Ledger:
         """Writes `config.gin` and `vocabulary.model`, where they are not there yet."""
         files.write_text_where_changed(self.directory / "config.gin", gin.config_str())
         kept = self.directory / compose.VOCABULARY
-        if self._vocabulary.resolve() != kept.resolve():
+        if files.located(self._vocabulary) != files.located(kept):
             files.write_bytes(kept, self._vocabulary.read_bytes())
 
     @property

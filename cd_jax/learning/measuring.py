@@ -16,7 +16,7 @@ from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.learning import gain, judging
 from cd_jax.learning.gain import Pair
 from cd_jax.learning.trained import TrainedRun
-from cd_jax.rundir import interrupt, measures
+from cd_jax.rundir import files, interrupt, measures
 from cd_jax.rundir import updates as store
 from cd_jax.solver.decoding import Decoding
 from cd_jax.types import Attempt, Update
@@ -173,4 +173,4 @@ def _folders(trained: TrainedRun) -> list[epath.Path]:
         bound = resolved(gin.query_parameter("train.distilled"))
     except ValueError:
         bound = None
-    return [own, epath.Path(bound)] if bound else [own, own.absolute().parent]
+    return [own, epath.Path(bound)] if bound else [own, files.located(own).parent]
