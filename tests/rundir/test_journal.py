@@ -5,8 +5,8 @@ import json
 import math
 
 import msgspec
+import objects
 import pytest
-from etils.epath import backend, gpath
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,40 +188,9 @@ def test_every_field_of_an_update_has_its_place_in_a_line():
     assert known == {field.name for field in dataclasses.fields(Update)}
 
 
-class Bucket(backend._OsPathBackend):
-    """Objects of `gs://`, kept in a folder; it knows what rundir's functions may ask of one, and no more."""
-
-    def __init__(self, folder):
-        self._folder, self.opened = folder, []
-
-    def _there(self, path):
-        assert str(path).startswith("gs://bucket"), path
-        return str(path).replace("gs://", f"{self._folder}/")
-
-    def open(self, path, mode):
-        self.opened.append((str(path), mode))
-        assert "a" not in mode, "objects are not added to"
-        return super().open(self._there(path), mode)
-
-    def exists(self, path):
-        return super().exists(self._there(path))
-
-    def isdir(self, path):
-        return super().isdir(self._there(path))
-
-    def listdir(self, path):
-        return super().listdir(self._there(path))
-
-    def makedirs(self, path, **settings):
-        super().makedirs(self._there(path), **settings)
-
-
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-    objects = Bucket(tmp_path)
-    own = property(lambda path: objects if path._uri_scheme else backend.os_backend)
-    monkeypatch.setattr(gpath._GPath, "_backend", own)
-    return tmp_path / "bucket"
+    return objects.stand_in(monkeypatch, tmp_path)
 
 
 class TestRemote:
