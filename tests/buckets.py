@@ -33,16 +33,16 @@ _OBJECT = re.compile(r"(?:/upload)?/storage/v1/b/([^/]+)/o(?:/([^/]+))?")
 
 
 class _Request(storage_server.Request):
-    """What the emulator lacks: uploads of nothing, which stand for folders, and that it is asked through TLS."""
+    """What the emulator lacks: uploads of nothing, which stand for folders; and links that lead here."""
+
+    def __init__(self, handler, method):
+        del handler.headers["Host"]  # Of Google's.
+        super().__init__(handler, method)
 
     @property
     def data(self):
         found = super().data
         return b"" if found is None and self.query.get("uploadType") == ["media"] else found
-
-    @property
-    def full_url(self):
-        return super().full_url.replace(f"http://{_HOSTS[0]}", f"https://{_HOSTS[0]}")
 
 
 class _Handler(storage_server.RequestHandler):

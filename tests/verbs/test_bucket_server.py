@@ -8,6 +8,7 @@ import signal
 import buckets
 import pytest
 import runs
+from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 
 from cd_jax.rundir.checkpoints import Checkpoints
@@ -27,7 +28,8 @@ def served(tmp_path_factory, user_environment):
 
 def copied(prefix: str, folder: pathlib.Path, environment: dict[str, str]) -> pathlib.Path:
     """What Google's client finds below a prefix of the bucket."""
-    client = storage.Client("nobodys", client_options={"api_endpoint": environment["STORAGE_EMULATOR_HOST"]})
+    endpoint = {"api_endpoint": environment["STORAGE_EMULATOR_HOST"]}
+    client = storage.Client("nobodys", AnonymousCredentials(), client_options=endpoint)
     for blob in client.list_blobs(buckets.NAME, prefix=f"{prefix}/"):
         if not blob.name.endswith("/"):
             path = folder / blob.name.removeprefix(f"{prefix}/")
@@ -42,9 +44,8 @@ def metrics_of(run: pathlib.Path) -> list[dict]:
 
 
 def test_a_run_that_is_killed_comes_to_the_same_end(trained, distilled, served, tmp_path, monkeypatch):
-    """Distilled, trained, killed, ended, taken up, evaluated, asked, told, reported, exported; against one on a disk."""
+    """Distilled, trained, killed, ended, taken up, evaluated, asked, told, reported, exported: as one on a disk."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", served["STORAGE_EMULATOR_HOST"])
 
     def done(*given: str) -> str:
         found = runs.command(list(given), served)
