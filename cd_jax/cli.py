@@ -162,6 +162,10 @@ def _run(arguments: Sequence[str]) -> None:
     from absl import logging as absl_logging
 
     verb.prepare()
+    if args.model_dir and args.model_dir.startswith("gs://"):
+        from cd_jax.rundir import files
+
+        files.check_bucket(args.model_dir)
     # Orbax and SeqIO tell of their own settings as warnings, and Orbax logs the traceback of a failed save before it
     # raises; what the user must know, we say.
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)

@@ -98,17 +98,27 @@ class _Handler(storage_server.RequestHandler):
 
     def _answer(self, method: str) -> None:
         with self._lock:
+            if self._is_of_another_bucket():
+                self._refuse(404)
+                return
             there, query = self._there()
             wanted, unwanted = query.get("ifGenerationMatch"), query.get("ifGenerationNotMatch")
             if wanted not in (None, str(there)) or unwanted == str(there):
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(304 if method == "GET" else 412)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self._refuse(304 if method == "GET" else 412)
                 return
             self.generation = there if method == "GET" else None
             storage_server.Router(self).handle(method)
             self.generation = None
+
+    def _is_of_another_bucket(self) -> bool:
+        found = _OBJECT.fullmatch(urllib.parse.urlsplit(self.path).path)
+        return bool(found) and found[1] != NAME
+
+    def _refuse(self, status: int) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _there(self) -> tuple[int, dict[str, str]]:
         """The generation of the object that is asked for, 0 where there is none; and the query."""

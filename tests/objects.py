@@ -51,6 +51,7 @@ class Objects(backend._OsPathBackend):
 
 def stand_in(monkeypatch, folder: pathlib.Path) -> pathlib.Path:
     """Puts them in the place of Google's: the folder in which the bucket is."""
+    (folder / "bucket").mkdir()
     found = Objects(folder)
     own = property(lambda path: found if path._uri_scheme else backend.os_backend)
     monkeypatch.setattr(gpath._GPath, "_backend", own)

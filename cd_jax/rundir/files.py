@@ -38,6 +38,19 @@ def address(path: Path) -> str:
     return str(epath.Path(path)) if is_remote(path) else os.path.abspath(path)
 
 
+def check_bucket(path: Path) -> None:
+    """Raises RequestError where there is no such bucket: TensorFlow looks for a folder to make in it for ever."""
+    bucket = epath.Path(*epath.Path(path).parts[:3])
+    try:
+        there = bucket.exists()
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return  # Who may not ask for the bucket may still read and write what is in it.
+    if not there:
+        raise RequestError(f"{path}: there is no bucket {bucket}; make it, or name another one")
+
+
 def is_remote(path: Path) -> bool:
     """Whether it is no path of this machine's: there are neither locks nor renames there, and no half-written files."""
     return "://" in os.fspath(path)
@@ -156,10 +169,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     target = epath.Path(path)
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(target):
             target.write_bytes(content)
         else:
+            target.parent.mkdir(parents=True, exist_ok=True)
             _replace(target, content)
 
 
