@@ -7,6 +7,7 @@ import math
 import msgspec
 import objects
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -236,6 +237,33 @@ class TestRemote:
         assert journal.read_tolerantly(f"{self.RUN}/{results.METRICS}").records == [
             {"step": step, "loss": 0.5} for step in (1, 2)
         ]
+
+    def test_what_a_bucket_refuses_is_told_in_one_line(self, bucket, monkeypatch):
+        """TensorFlow's errors are no OSErrors, and of several lines."""
+        refusal = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403\n\t when reading it")
+        files.write_text(f"{self.RUN}/a", "1")
+
+        def refuse(*_):
+            raise refusal
+
+        monkeypatch.setattr(objects.Objects, "open", refuse)
+        with pytest.raises(RunError, match=r"^gs://\S*/a: cannot be written \(HTTP.* 403 when .*\); see that you may"):
+            files.write_text(f"{self.RUN}/a", "2")
+        with pytest.raises(RequestError, match=r"^gs://\S*/a: cannot be read \(HTTP.* 403 when .*\); mend it$"):
+            files.read_bytes(f"{self.RUN}/a", "mend it")
+
+    def test_a_bucket_is_looked_for(self, bucket, monkeypatch):
+        files.check_bucket(self.RUN)
+        bucket.rmdir()
+        with pytest.raises(RequestError, match=r"there is no bucket gs://bucket; make it"):
+            files.check_bucket(self.RUN)
+
+        def refuse(*_):
+            raise tf.errors.PermissionDeniedError(None, None, "HTTP response code 403")
+
+        # Who may read and write objects need not be allowed to ask for the bucket.
+        monkeypatch.setattr(objects.Objects, "exists", refuse)
+        files.check_bucket(self.RUN)
 
     def test_runs_are_found(self, bucket):
         files.write_json(f"{self.RUN}/results.json", {"runs": []})

@@ -4,6 +4,8 @@ import json
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import buckets
 import pytest
@@ -26,11 +28,14 @@ def served(tmp_path_factory, user_environment):
         yield {**user_environment, **found}
 
 
+def client(environment: dict[str, str]) -> storage.Client:
+    endpoint = {"api_endpoint": environment["STORAGE_EMULATOR_HOST"]}
+    return storage.Client("nobodys", AnonymousCredentials(), client_options=endpoint)
+
+
 def copied(prefix: str, folder: pathlib.Path, environment: dict[str, str]) -> pathlib.Path:
     """What Google's client finds below a prefix of the bucket."""
-    endpoint = {"api_endpoint": environment["STORAGE_EMULATOR_HOST"]}
-    client = storage.Client("nobodys", AnonymousCredentials(), client_options=endpoint)
-    for blob in client.list_blobs(buckets.NAME, prefix=f"{prefix}/"):
+    for blob in client(environment).list_blobs(buckets.NAME, prefix=f"{prefix}/"):
         if not blob.name.endswith("/"):
             path = folder / blob.name.removeprefix(f"{prefix}/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +113,33 @@ def test_a_demo_goes_on_in_a_bucket(served, tmp_path, monkeypatch):
     assert f"report:   {folder}/report.html" in first.stdout and "step 8/8" in first.stdout
     assert "step 8/8" not in again.stdout
     assert (copied("demo", tmp_path / "demo", served) / "baseline-seed0" / "results.json").is_file()
+
+
+_ADDS = """
+import asyncio
+from cd_jax.rundir import journal, requests
+folder = "gs://bucket/journals"
+print(journal.repair(f"{folder}/cut.jsonl"), journal.repair(f"{folder}/empty.jsonl"))
+journal.append(f"{folder}/cut.jsonl", [{"a": 2}])
+for name in "ab":
+    kept = requests.Requests(folder)
+    kept.send(name, requests.Tokens(30, 20))
+    asyncio.run(kept.answer(name, requests.Answer((requests.Choice(f"because {name}"),), usage=(7, 3))))
+    kept.send("c", requests.Tokens(30, 20))
+    kept.close()
+kept = requests.Requests(folder)
+print(sorted(kept.answers), kept.requests, *kept.tokens)
+"""
+
+
+def test_files_of_lines_are_mended_and_grow(served, tmp_path):
+    """As copies of those that a kill has cut on a disk."""
+    bucket = client(served).bucket(buckets.NAME)
+    bucket.blob("journals/cut.jsonl").upload_from_string('{"a": 1}\n{"a": 1')
+    bucket.blob("journals/empty.jsonl").upload_from_string("")
+    found = subprocess.run([sys.executable, "-c", _ADDS], env=served, capture_output=True, text=True, timeout=120)
+    assert found.stdout.splitlines() == ["7 0", "['a', 'b'] 4 74 46"], found.stderr
+    assert bucket.blob("journals/cut.jsonl").download_as_text() == '{"a": 1}\n{"a": 2}\n'
 
 
 @pytest.mark.parametrize("verb", ["distill", "train"])
