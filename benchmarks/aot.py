@@ -131,6 +131,7 @@ def lower_cd_jax(args, chips: list, shape: roofline.Shape):
     """The train step of cd_jax, lowered."""
     import optax
 
+    from cd_jax.solver.partitioning import Partitioner
     from cd_jax.solver.solver import Solver
 
     data, model = _mesh(args.mesh)
@@ -138,10 +139,7 @@ def lower_cd_jax(args, chips: list, shape: roofline.Shape):
         T5Config(**_sizes(args.model), remat_policy=args.remat_policy, logits_chunk=args.logits_chunk),
         VOCAB_SIZE,
         optax.constant_schedule(1e-3),
-        mesh_data=data,
-        mesh_model=model,
-        devices=chips,
-        logical_axis_rules=sharding.rules(args.rules),
+        partitioner=Partitioner(data, model, sharding.rules(args.rules), chips),
         z_loss=Z_LOSS,
     )
     return solver.lower_train_step(shape.batch_size, shape.passages, shape.input_length, shape.target_length)

@@ -58,6 +58,7 @@ class CdJax:
 
         from cd_jax.nets.config import T5Config
         from cd_jax.solver.decoding import Decoding
+        from cd_jax.solver.partitioning import Partitioner
         from cd_jax.solver.solver import Solver
 
         config = T5Config(
@@ -67,7 +68,11 @@ class CdJax:
         )  # fmt: skip
         self._shape, self._batch = shape, features(shape)
         self._solver = Solver(
-            config, shape.vocab, optax.constant_schedule(1e-3), devices=jax.devices()[:1], z_loss=1e-4
+            config,
+            shape.vocab,
+            optax.constant_schedule(1e-3),
+            partitioner=Partitioner(devices=jax.devices()[:1]),
+            z_loss=1e-4,
         )
         # Never the end of sequence: all tokens are decoded.
         self._state = self._never_ending(self._solver.init(0))

@@ -1,7 +1,8 @@
 """What `cd_jax.load` does: a run from Python, as `cd_jax infer` has it."""
 
-import pathlib
 from collections.abc import Sequence
+
+from etils import epath
 
 from cd_jax.config import library
 from cd_jax.config.configuration import Configuration
@@ -11,7 +12,7 @@ from cd_jax.learning.trained import TrainedRun
 
 def load(model_dir: str, bindings: Sequence[str] = ()) -> TrainedRun:
     """See `cd_jax.load`; what gin was told before is forgotten."""
-    own = pathlib.Path(model_dir) / "config.gin"
+    own = epath.Path(model_dir) / "config.gin"
     if not own.is_file():
         raise RequestError(f"{own}: no such file; give the folder of a trained run")
     Configuration([library.packaged("runs/infer.gin"), str(own)], bindings).apply()

@@ -18,6 +18,8 @@ from cd_jax.verbs import Verb
 if TYPE_CHECKING:
     from cd_jax.config.configuration import Configuration
 
+# Also with one slash, which a shell's completion or a script may have left.
+_BUCKET = re.compile(r"[a-z][a-z0-9]+:/")
 _GIN_FLAG = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
 
@@ -94,11 +96,13 @@ def _split_gin(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, statements
 
 
-def _check_local(args: argparse.Namespace) -> None:
+def _check_places(args: argparse.Namespace) -> None:
     """Raises RequestError where a flag names a bucket and what the verb does works in local folders only."""
-    for flag in ("model_dir", "output", "write", "vocabulary"):
+    if _BUCKET.match(args.model_dir or "") and not args.model_dir.startswith("gs://"):
+        raise RequestError(f"--model_dir={args.model_dir}: give a local path or gs://BUCKET/FOLDER")
+    for flag in ("output", "write", "vocabulary"):
         value = getattr(args, flag, None) or ""
-        if "://" in value:
+        if _BUCKET.match(value):
             raise RequestError(
                 f"--{flag}={value}: give a local path; `gcloud storage cp -r` copies to and from a bucket"
             )
@@ -154,7 +158,7 @@ def _run(arguments: Sequence[str], announced: bool) -> None:
     found = verbs.find()
     args = _parser(found).parse_args(others)
     verb = found[args.verb]
-    _check_local(args)
+    _check_places(args)
     # TensorFlow serves the input pipeline only, and its start-up notices are not about the user's work.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
@@ -162,6 +166,10 @@ def _run(arguments: Sequence[str], announced: bool) -> None:
     verb.prepare()
     if verb.several:
         processes.join(processes.Asked.of(args), announced, args.model_dir)
+    if args.model_dir and args.model_dir.startswith("gs://"):
+        from cd_jax.rundir import files
+
+        files.check_bucket(args.model_dir)
     # Orbax and SeqIO tell of their own settings as warnings, and Orbax logs the traceback of a failed save before it
     # raises; what the user must know, we say.
     absl_logging.set_verbosity(absl_logging.ERROR if args.debug else absl_logging.FATAL)
@@ -217,8 +225,12 @@ def _told(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit status."""
     if isinstance(error, RequestError | RunError):
         return str(error), 2 if isinstance(error, RequestError) else 1
+    from cd_jax.rundir import files
+
     if isinstance(error, OSError):
         return f"{error.filename or 'the disk'}: {error.strerror or error}; mend it and run again, which resumes", 1
+    if files.is_of_storage(error):
+        return f"the bucket: {error}; see that it is there and that you may read and write it, then run again", 1
     return f"{type(error).__name__}: {error} (unforeseen; run again with --debug to see where)", 1
 
 

@@ -29,11 +29,12 @@ LENGTHS = {"INPUT_LENGTH": 32, "TARGET_LENGTH": 24, "SelfLearningProcess.eval_ba
 
 # Runs the command line with something that happens once a line of metrics is written.
 _WITH_HOOK = """
-import errno, os, pathlib, shutil, signal, sys, time
+import errno, os, shutil, signal, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # As cd_jax does, before anything is imported.
+from etils import epath
 from cd_jax import cli
 from cd_jax.rundir import metrics
-step, what, directory = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
+step, what, directory = int(sys.argv[1]), sys.argv[2], epath.Path(sys.argv[3])
 write, sent = metrics.JsonLinesWriter.write_scalars, []
 def hooked(self, at, scalars):
     write(self, at, scalars)

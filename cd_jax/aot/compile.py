@@ -15,6 +15,7 @@ from cd_jax.aot.table import Row
 from cd_jax.config.ranges import PositiveInt
 from cd_jax.errors import RequestError, RunError
 from cd_jax.nets.config import T5Config
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 
 # Of T5's own vocabulary, padded (t5x/examples/t5/t5_1_1/base.gin), where the configuration leaves it to the vocabulary.
@@ -101,8 +102,9 @@ def describe(slice_: Topology, axes: tuple[int, int], shape: roofline.Shape, rem
 
 def make_solver(config: T5Config, chips: list, axes: tuple[int, int], **more) -> Solver:
     """The solver that gin describes, on so many devices along data and model."""
+    partitioner = Partitioner(*axes, devices=chips, **more)
     return Solver(  # type: ignore[call-arg]  # gin binds the rest
-        config, config.vocab_size or _VOCAB_SIZE, devices=chips, mesh_data=axes[0], mesh_model=axes[1], **more
+        config, config.vocab_size or _VOCAB_SIZE, partitioner=partitioner
     )
 
 
@@ -126,7 +128,7 @@ def compile_step(what: str, solver: Solver, slice_: Topology, shape: roofline.Sh
             raise
         raise RequestError(
             f"BATCH_SIZE={shape.batch_size} cannot be split over the mesh {setting['mesh']} as "
-            f"Solver.logical_axis_rules say; give a multiple of {slice_.num_devices}"
+            f"Partitioner.logical_axis_rules say; give a multiple of {slice_.num_devices}"
         ) from error
 
 

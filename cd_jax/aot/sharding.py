@@ -10,7 +10,7 @@ from cd_jax.errors import RequestError
 from cd_jax.solver.partitioning import Rules
 
 NAMES = ("data", "fsdp", "model", "fsdp_model", "fsdp_2d")
-_RULES = re.compile(r"^Solver\.logical_axis_rules = (\[.*?^\])", re.MULTILINE | re.DOTALL)
+_RULES = re.compile(r"^Partitioner\.logical_axis_rules = (\[.*?^\])", re.MULTILINE | re.DOTALL)
 
 
 def rules(name: str) -> Rules:

@@ -3,20 +3,21 @@
 import contextlib
 import dataclasses
 import difflib
-import functools
 import importlib
+import io
 import os
 import pathlib
 import re
 import sys
 import tokenize
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import gin
+from etils import epath
 from gin import config_parser
 
-from cd_jax.config import library, statements
+from cd_jax.config import library, renames, statements
 from cd_jax.config.macros import macro_of
 from cd_jax.errors import RequestError
 
@@ -78,13 +79,14 @@ class Configuration:
         if agent := reading.agent():
             files.insert(1, agent)
         for file in files:
-            file.read()
+            with renames.known_to_gin():
+                file.read()
         for name, place in reading.bound.items():
             _check_read(name, f"{place}: {name}", reading.readers)
         for statement in self.statements:
             name = statement.partition("=")[0].strip()
             _check_read(name, f"--gin.{name}", reading.readers)
-            with _naming(_flag(statement)):
+            with _naming(_flag(statement)), renames.known_to_gin():
                 gin.parse_config(statement)
         _check_bound(reading.readers)
         with _naming("gin"):
@@ -99,8 +101,15 @@ def _flag(statement: str) -> str:
 # Reading
 
 
-# By us and by gin alike: what we look for must be what gin finds.
-_open = functools.partial(open, encoding="utf-8-sig")
+def _open(path: str) -> TextIO:
+    """By us and by gin alike, also in a bucket: what we look for must be what gin finds."""
+    content = io.BytesIO(epath.Path(path).read_bytes())
+    content.name = path  # For gin's errors.
+    return io.TextIOWrapper(content, encoding="utf-8-sig")
+
+
+def _is_file(path: str) -> bool:
+    return epath.Path(path).is_file()
 
 
 @dataclasses.dataclass
@@ -222,23 +231,36 @@ class _Reading:
 def _included(name: str, folders: list[str], place: str, around: tuple[str, ...]) -> str:
     """The file that an include means. Raises RequestError where there is none, or it is being read."""
     paths = [os.path.join(folder, name) for folder in folders]
-    path = next(filter(os.path.isfile, paths), None)
+    path = next(filter(_is_file, paths), None)
     if path is None:
         raise RequestError(
             f"{place}: includes {name!r}, and there is no such file; --gin_search_paths=DIR names its folder"
         )
-    if any(os.path.samefile(path, other) for other in around):
+    if any(_is_same(path, other) for other in around):
         raise RequestError(f"{place}: includes {name!r}, which includes this file; leave one of the two out")
     return path
 
 
+def _is_same(path: str, other: str) -> bool:
+    return path == other if "://" in path + other else os.path.samefile(path, other)
+
+
 def _is_of_a_run(file: str) -> bool:
     """Whether our programs write files of its name or into a folder around it; by its path and by where that leads."""
-    paths = {pathlib.Path(os.path.abspath(file)), pathlib.Path(file).resolve()}
+    if "://" in file:
+        paths = {epath.Path(file)}
+    else:
+        paths = {epath.Path(os.path.abspath(file)), epath.Path(os.path.realpath(file))}
     return any(
-        path.name == "config.gin" or any((folder / mark).exists() for folder in path.parents for mark in _MARKS)
+        path.name == "config.gin" or any((folder / mark).exists() for folder in _around(path) for mark in _MARKS)
         for path in paths
     )
+
+
+def _around(path: epath.Path) -> list[epath.Path]:
+    """The folders that a file is in; of a bucket's, up to the bucket."""
+    # Above it epath has the root, and something that stands for all buckets.
+    return [folder for folder in path.parents if "://" not in str(path) or len(folder.parts) > 2]
 
 
 def _refuse_code(place: str, statement: Any, references: Sequence[str]) -> None:
@@ -275,7 +297,7 @@ def _gin_reads(folders: Sequence[str]) -> Iterator[None]:
     Its second reader imports the package that a path such as `runs/x.gin` seems to name.
     """
     kept = list(gin.config._LOCATION_PREFIXES), list(gin.config._FILE_READERS)
-    gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:] = folders, [(_open, os.path.isfile)]
+    gin.config._LOCATION_PREFIXES[:], gin.config._FILE_READERS[:] = folders, [(_open, _is_file)]
     try:
         yield
     finally:

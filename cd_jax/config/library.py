@@ -3,6 +3,8 @@
 import pathlib
 from collections.abc import Iterator, Sequence
 
+from etils import epath
+
 from cd_jax.errors import RequestError
 
 
@@ -18,11 +20,13 @@ def packaged(name: str) -> str:
     Raises:
       RequestError: there is none of this name.
     """
-    return _find(name, folders())
+    return _find(name, [epath.Path(folder) for folder in folders()])
 
 
 def find(name: str, search_paths: Sequence[str] = ()) -> str:
     """The path of a gin file of the user's: in the working folder, in `search_paths`, or one that comes with cd_jax.
+
+    A `gs://…` names its place itself.
 
     Raises:
       RequestError: it is in none of them.
@@ -34,16 +38,23 @@ def agents(search_paths: Sequence[str] = ()) -> dict[str, str]:
     """The paths of the agents' gin files, `agents/NAME.gin`, by name; looked up as `find` does."""
     found: dict[str, str] = {}
     for folder in _places(search_paths):
-        for path in sorted((folder / "agents").glob("*.gin")):
-            found.setdefault(path.stem, str(path))
+        # Not `glob`, to which a bracket in the folder's own name is a pattern.
+        there = folder / "agents"
+        for path in sorted(there.iterdir() if there.is_dir() else ()):
+            if path.suffix == ".gin":
+                found.setdefault(path.stem, str(path))
     return dict(sorted(found.items()))
 
 
-def _places(search_paths: Sequence[str]) -> list[pathlib.Path]:
-    return [pathlib.Path(), *map(pathlib.Path, search_paths), *folders()]
+def _places(search_paths: Sequence[str]) -> list[epath.Path]:
+    return [epath.Path(), *map(epath.Path, search_paths), *map(epath.Path, folders())]
 
 
-def _find(name: str, places: Sequence[pathlib.Path]) -> str:
+def _find(name: str, places: Sequence[epath.Path]) -> str:
+    if name.startswith("gs://"):
+        if epath.Path(name).is_file():
+            return name
+        raise RequestError(f"{name}: no such gin file; `gcloud storage ls` shows what is in the bucket")
     for folder in places:
         if (folder / name).is_file():
             return str(folder / name)

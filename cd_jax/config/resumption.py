@@ -14,7 +14,7 @@ Bindings = dict[str, str]
 _FREE = re.compile(
     r"(evaluate|infer|remember|distill|demo|show_tasks|aot|aot_sweep|data)\."
     r"|train\.(agent|arm|source|seed|batch_size|distilled|initial_checkpoint)$"
-    r"|Solver\.(mesh_data|mesh_model|devices|logical_axis_rules)$"
+    r"|Partitioner\."
     r"|T5Config\.(scan_layers|remat_policy|logits_chunk)$"
     r"|SelfLearningProcess\.(eval_batch_size|strict_lengths|ask_without_memory)$"
 )

@@ -5,6 +5,8 @@ from typing import Any, TextIO
 
 from gin import config_parser
 
+from cd_jax.config import renames
+
 
 class Reference(str):
     """What a value refers to, as it is written: `@NAME`, `@NAME()` or `%NAME`."""
@@ -48,8 +50,13 @@ def parsed(source: str | TextIO, reader: config_parser.ParserDelegate) -> Iterat
 
 
 def bound_name(statement: config_parser.BindingStatement) -> str:
-    """What it binds: a macro, or `configurable.parameter`; with its scope."""
-    selector = f"{statement.selector}.{statement.arg_name}" if statement.arg_name else statement.selector
+    """What it binds: a macro, or `configurable.parameter`, by the name of today; with its scope."""
+    selector, parameter = statement.selector, statement.arg_name
+    if renamed := renames.today(selector, parameter):
+        # As much of the module as before.
+        selector = ".".join(renamed[0].split(".")[-1 - selector.count(".") :])
+        parameter = renamed[1]
+    selector = f"{selector}.{parameter}" if parameter else selector
     return f"{statement.scope}/{selector}" if statement.scope else selector
 
 

@@ -1,12 +1,12 @@
 """The plan of an experiment: arms x seeds, each pair a run with a folder of its own."""
 
 import ast
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import gin
+from etils import epath
 
 from cd_jax.config.ranges import Seed
 from cd_jax.errors import RequestError
@@ -37,7 +37,7 @@ def plan(
     made = [_arm(name, bound) for name, bound in arms.items()] if arms else [_arm(agent, {}) for agent in agents]
     if not made or not seeds:
         raise RequestError(f"AGENTS={agents} and SEEDS={seeds} make no run; name one or more of each")
-    directory = pathlib.Path(model_dir)
+    directory = epath.Path(model_dir)
     return [Run(arm, seed, str(directory / f"{arm.name}-seed{seed}")) for seed in seeds for arm in made]
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import io
-import pathlib
 import tokenize
 from collections.abc import Sequence
 
 import gin
+from etils import epath
 
 from cd_jax.config import statements
 from cd_jax.config.configuration import Configuration
@@ -46,7 +46,7 @@ class Experiment:
           runs: of `plan.plan`.
         """
         self.runs = runs
-        self._directory = pathlib.Path(model_dir)
+        self._directory = epath.Path(model_dir)
         self._configuration = configuration
 
     def check(self) -> None:
@@ -78,7 +78,7 @@ class Experiment:
 
     def do(self, run: Run) -> None:
         """Trains and evaluates a run, or what is missing of it."""
-        interrupt.check(f"all before {pathlib.Path(run.model_dir).name} is done")
+        interrupt.check(f"all before {epath.Path(run.model_dir).name} is done")
         self._configure(run)
         train(run.model_dir, distilled=str(self._directory))
         evaluate(run.model_dir, only_missing=True)
@@ -103,7 +103,7 @@ class Experiment:
     def _is_recorded(self) -> bool:
         """Whether an experiment was begun there; a record that is empty was cut by a full disk."""
         record = self._directory / _RECORD
-        return record.is_file() and record.stat().st_size > 0
+        return record.is_file() and record.stat().length > 0
 
     def _check_record(self) -> None:
         """An experiment goes on with the bindings that it began with.

@@ -1,7 +1,8 @@
 """Attempts on disk: `inference/<task>-<step>.jsonl`, written by evaluation and rounds, read by rounds."""
 
-import pathlib
 from collections.abc import Sequence
+
+from etils import epath
 
 from cd_jax.feed import formats
 from cd_jax.rundir import attempts, files
@@ -11,7 +12,7 @@ from cd_jax.verifier.answers import ExactMatch
 Attempts = dict[str, list[Attempt]]
 
 
-def file_of(model_dir: pathlib.Path, task: str, split: str, step: int) -> pathlib.Path:
+def file_of(model_dir: epath.Path, task: str, split: str, step: int) -> epath.Path:
     """`inference/<task>-<step>.jsonl`; splits other than test have their name in it."""
     name = task if split == "test" else f"{task}_{split}"
     return model_dir / "inference" / f"{name}-{step}.jsonl"

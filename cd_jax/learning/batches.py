@@ -1,8 +1,9 @@
 """What `cd_jax distill` does with a teacher in place of asking it: an estimate, and batch files, out and in."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
+
+from etils import epath
 
 from cd_jax.errors import RequestError
 from cd_jax.rundir import journal
@@ -49,7 +50,7 @@ def run(
     policy: Explanations | None,
     waiting: Sequence[Asked],
     filters: Sequence[Filter],
-    path: pathlib.Path,
+    path: epath.Path,
 ) -> bool:
     """Does it.
 
@@ -127,7 +128,7 @@ def _export(
     print(f"[distill] {number} requests in {of_files} batch files in {folder}", flush=True)
 
 
-def _derive(policy: Explanations, waiting: Sequence[Asked], requests: Requests, path: pathlib.Path) -> bool:
+def _derive(policy: Explanations, waiting: Sequence[Asked], requests: Requests, path: epath.Path) -> bool:
     """Writes the updates of the examples whose answers are all there; whether these are all examples."""
     missing, fresh = 0, []
     for _, updates, wanted in policy.replay(waiting, 0, requests.answers):
@@ -144,7 +145,7 @@ def _derive(policy: Explanations, waiting: Sequence[Asked], requests: Requests, 
     return not missing
 
 
-def put_in_order(path: pathlib.Path, examples: Sequence[Example]) -> None:
+def put_in_order(path: epath.Path, examples: Sequence[Example]) -> None:
     """Gives the updates in the file the order in which an endpoint would have been asked for them: batches may come one
     after the other."""
     updates = store.read(path) if path.exists() else []

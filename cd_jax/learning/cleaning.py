@@ -1,8 +1,9 @@
 """Filters on the updates of a directory: what is kept stays in `updates.jsonl`, the rest goes to `rejected.jsonl`."""
 
 import collections
-import pathlib
 from collections.abc import Callable, Sequence
+
+from etils import epath
 
 from cd_jax.rundir import journal
 from cd_jax.rundir import updates as store
@@ -10,13 +11,13 @@ from cd_jax.types import Example, Update
 from cd_jax.update.filters.filter import Filter, clean
 
 
-def said(path: pathlib.Path) -> list[Update]:
+def said(path: epath.Path) -> list[Update]:
     """All that was said, kept or rejected: nothing of it is asked for again."""
     rejected = path.with_name(store.REJECTED)
     return [update for file in (path, rejected) for update, _ in store.read_with_lines(file)]
 
 
-def drop(path: pathlib.Path, unwanted: Callable[[Update], bool]) -> int:
+def drop(path: epath.Path, unwanted: Callable[[Update], bool]) -> int:
     """Takes updates out of both files.
 
     Args:
@@ -40,7 +41,7 @@ def drop(path: pathlib.Path, unwanted: Callable[[Update], bool]) -> int:
     return dropped
 
 
-def apply(path: pathlib.Path, examples: Sequence[Example], filters: Sequence[Filter]) -> None:
+def apply(path: epath.Path, examples: Sequence[Example], filters: Sequence[Filter]) -> None:
     """Parts all that was said anew; with other filters than before what was rejected may come back.
 
     Args:

@@ -1,13 +1,13 @@
 """What the verbs need of a run: its files, its vocabulary, and a process made from its gin configuration."""
 
 import hashlib
-import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import gin
 import seqio
+from etils import epath
 from jax.sharding import Mesh
 
 from cd_jax.config import library
@@ -65,20 +65,20 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def check_vocabulary(path: pathlib.Path, identity: dict[str, Any]) -> None:
+def check_vocabulary(path: epath.Path, identity: dict[str, Any]) -> None:
     """Raises RequestError where it is not the vocabulary of the run, of which an old or imported one says nothing."""
     known = identity.get("vocabulary")
     if known and digest(path.read_bytes()) != known:
         raise RequestError(f"{path}: is not the vocabulary that the run was trained with; copy that one there again")
 
 
-def distilled_files(directory: str | pathlib.Path, agent: Agent) -> tuple[pathlib.Path, dict[str, list[Update]]]:
+def distilled_files(directory: str | epath.Path, agent: Agent) -> tuple[epath.Path, dict[str, list[Update]]]:
     """The vocabulary that `cd_jax distill` left, and the updates of before the first round, where the agent has any.
 
     Raises:
       RequestError: they are not there.
     """
-    directory = pathlib.Path(directory)
+    directory = epath.Path(directory)
     path = directory / VOCABULARY
     if not path.is_file():
         raise RequestError(f"{path}: no vocabulary; run `cd_jax distill` first, or bind train.distilled to its folder")
@@ -88,7 +88,7 @@ def distilled_files(directory: str | pathlib.Path, agent: Agent) -> tuple[pathli
     return path, {name: first for name, group in grouped.items() if (first := [u for u in group if not u.round])}
 
 
-def check_explained(directory: str | pathlib.Path, examples: Sequence[Example], updates: Collection[str]) -> None:
+def check_explained(directory: str | epath.Path, examples: Sequence[Example], updates: Collection[str]) -> None:
     """Says how many examples have no update left after filtering.
 
     Args:
@@ -99,7 +99,7 @@ def check_explained(directory: str | pathlib.Path, examples: Sequence[Example], 
     Raises:
       RequestError: an example was never explained.
     """
-    rejected = pathlib.Path(directory) / store.REJECTED
+    rejected = epath.Path(directory) / store.REJECTED
     filtered = {update.example_id for update, _ in store.read_with_lines(rejected)}
     left = [example.example_id for example in examples if example.example_id not in updates]
     for name in left:

@@ -1,9 +1,9 @@
 """`cd_jax distill`: a teacher explains the source examples; the vocabulary is made from what there is to read."""
 
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import gin
+from etils import epath
 
 from cd_jax.config.ranges import PositiveInt, Seed
 from cd_jax.errors import RequestError, RunError
@@ -68,9 +68,9 @@ def distill(
             # Read for their errors alone: a malformed line is to show now, and not when training is over.
             for split in tasks.splits(name):
                 tasks.examples(name, split)
-        shown = attempting.read(pathlib.Path(attempts), examples) if attempts else {}
+        shown = attempting.read(epath.Path(attempts), examples) if attempts else {}
         wanted = sources.vocabulary(vocabulary) if vocabulary else None  # For its errors, before a teacher is paid.
-        path, kept = pathlib.Path(model_dir) / store.NAME, pathlib.Path(model_dir) / VOCABULARY
+        path, kept = epath.Path(model_dir) / store.NAME, epath.Path(model_dir) / VOCABULARY
         done = store.read_grouped(path) if path.exists() else {}
         policy = Explanations(teacher, num_updates, seed) if teacher else None
         _check_same(path, examples, done, policy)
@@ -84,7 +84,7 @@ def distill(
 
 
 def _explain(
-    path: pathlib.Path,
+    path: epath.Path,
     policy: Explanations | None,
     examples: Sequence[Example],
     shown: Mapping[str, Sequence[Attempt]],
@@ -109,7 +109,7 @@ def _explain(
     return True
 
 
-def _written(path: pathlib.Path, examples: Sequence[Example], policy: Explanations | None) -> list[Update]:
+def _written(path: epath.Path, examples: Sequence[Example], policy: Explanations | None) -> list[Update]:
     """The updates in the file, of which it is told. Raises RunError where there are none."""
     updates = store.read(path) if path.exists() else []
     told = policy.odd() if policy else ""
@@ -139,7 +139,7 @@ def _outdated(
     return outdated
 
 
-def _drop(path: pathlib.Path, outdated: Callable[[Update], bool]) -> None:
+def _drop(path: epath.Path, outdated: Callable[[Update], bool]) -> None:
     """Takes out what is outdated; the answers stay in the journal.
 
     Raises:
@@ -153,7 +153,7 @@ def _drop(path: pathlib.Path, outdated: Callable[[Update], bool]) -> None:
     print(f"[distill] {cleaning.drop(path, outdated)} updates {said}", flush=True)
 
 
-def _check_vocabulary(kept: pathlib.Path, wanted: bytes | None, where: str | None) -> None:
+def _check_vocabulary(kept: epath.Path, wanted: bytes | None, where: str | None) -> None:
     """Removes a vocabulary of ours that is damaged, to be made anew.
 
     Raises:
@@ -171,7 +171,7 @@ def _check_vocabulary(kept: pathlib.Path, wanted: bytes | None, where: str | Non
 
 
 def _check_same(
-    path: pathlib.Path, examples: list[Example], done: dict[str, list[Update]], policy: UpdatePolicy | None
+    path: epath.Path, examples: list[Example], done: dict[str, list[Update]], policy: UpdatePolicy | None
 ) -> None:
     """Updates of another source, seed or teacher must not be mixed with these."""
     strangers = done.keys() - {example.example_id for example in examples}

@@ -11,6 +11,7 @@ from typing import Any
 
 import gin
 import jax
+from etils import epath
 
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveInt, Seed
@@ -110,7 +111,7 @@ def evaluate(
     return results.read_results(model_dir)
 
 
-def _rounds(model_dir: str | pathlib.Path) -> list[int]:
+def _rounds(model_dir: str | epath.Path) -> list[int]:
     """Numbers of the rounds that were evaluated in training, so that there are parameters of each; of a run that never
     was, such as an imported model, the first one."""
     checkpoints = Checkpoints(model_dir, read_only=True)
@@ -136,7 +137,7 @@ def _evaluate_round(trained: TrainedRun, asked: list[dict[str, Any]], measures: 
             hosts.first("scores", functools.partial(_add, trained, found))
 
 
-def check_targets(vocabulary: pathlib.Path) -> None:
+def check_targets(vocabulary: epath.Path) -> None:
     """Reads what `evaluate` is bound to decode.
 
     Args:
@@ -160,9 +161,9 @@ def _check_split(split: str) -> None:
         raise RequestError(f"split {split!r} has no answers to score; decode it with `cd_jax infer`")
 
 
-def _known(model_dir: str | pathlib.Path) -> list[dict[str, Any]]:
+def _known(model_dir: str | epath.Path) -> list[dict[str, Any]]:
     """The runs in a run's `results.json`, one for each round; none where there is no such file."""
-    there = (pathlib.Path(model_dir) / results.RESULTS).is_file()
+    there = (epath.Path(model_dir) / results.RESULTS).is_file()
     return results.read_results(model_dir)["runs"] if there else []
 
 
@@ -269,7 +270,7 @@ def infer(
     print(f"generation: {attempt.generation}\nanswer: {attempt.prediction}")
 
 
-def write_submission(inference_file: pathlib.Path, attempts: list[Attempt]) -> str:
+def write_submission(inference_file: epath.Path, attempts: list[Attempt]) -> str:
     """Writes the labels that are handed in for the unlabelled split.
 
     Args:

@@ -1,10 +1,9 @@
 """A run's parameters, written for Hugging Face's transformers or for T5X."""
 
-import pathlib
-import shutil
-
 import jax.numpy as jnp
+from etils import epath
 
+from cd_jax.errors import RequestError
 from cd_jax.learning import compose
 from cd_jax.learning.student import Settings
 from cd_jax.learning.trained import TrainedWeights
@@ -23,10 +22,13 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
       output: folder; None for `model_dir/export/<kind>`, which is written anew.
 
     Raises:
-      RequestError: the output is there already, or the other program has no such network.
+      RequestError: the output is there already, the other program has no such network, or a run in a bucket is to be
+        written into its own folder.
       RunError: it cannot be written.
     """
-    target = pathlib.Path(output or pathlib.Path(model_dir) / "export" / kind)
+    if not output and files.is_remote(model_dir):
+        raise RequestError(f"--model_dir={model_dir}: is in a bucket; give a local folder to write to, --output=DIR")
+    target = epath.Path(output or epath.Path(model_dir) / "export" / kind)
     trained = TrainedWeights(model_dir)
     with lock.exclusive(target, "export"):
         if output:
@@ -42,12 +44,12 @@ def export(model_dir: str, kind: str, output: str | None = None) -> None:
     print(f"step {trained.best_step} of {model_dir} in {target}")
 
 
-def _write_hf(folder: pathlib.Path, trained: TrainedWeights) -> None:
+def _write_hf(folder: epath.Path, trained: TrainedWeights) -> None:
     length = Settings().sequence_length["targets"]  # type: ignore[call-arg]
     huggingface.write(folder, trained.params, trained.solver.config, trained.directory / compose.VOCABULARY, length)
 
 
-def _write_t5x(folder: pathlib.Path, trained: TrainedWeights, orbax: bool) -> None:
+def _write_t5x(folder: epath.Path, trained: TrainedWeights, orbax: bool) -> None:
     solver = trained.solver
     state = TrainState(jnp.int32(trained.best_step), trained.params, None)
     if "imported" not in trained.progress.identity:
@@ -56,4 +58,4 @@ def _write_t5x(folder: pathlib.Path, trained: TrainedWeights, orbax: bool) -> No
         state, _, _ = checkpoints.restore(trained.best_step, solver.abstract_state())
         checkpoints.close()
     t5x_checkpoints.write(folder, state, solver.config, orbax)
-    shutil.copyfile(trained.directory / compose.VOCABULARY, folder / compose.VOCABULARY)
+    files.write_bytes(folder / compose.VOCABULARY, (trained.directory / compose.VOCABULARY).read_bytes())

@@ -1,9 +1,10 @@
 """What lacks updates gets them, from whatever policy writes them; a run that was broken off goes on where it was."""
 
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
 
 from cd_jax.learning import cleaning
 from cd_jax.learning.progress import ProgressLine
@@ -17,7 +18,7 @@ _OFTEN = 0.2  # seconds; what takes longer is on disk as soon as it is there
 
 
 def extend(
-    path: pathlib.Path,
+    path: epath.Path,
     policy: UpdatePolicy,
     examples: Sequence[Example],
     attempts: Mapping[str, Sequence[Attempt]],
@@ -76,7 +77,7 @@ def _extend(
 
 
 def lacking(
-    path: pathlib.Path,
+    path: epath.Path,
     policy: UpdatePolicy,
     examples: Sequence[Example],
     attempts: Mapping[str, Sequence[Attempt]],

@@ -1,11 +1,9 @@
 """A `model_dir` made of a model of Hugging Face's or of T5X's."""
 
-import os
-import pathlib
-
 import gin
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from cd_jax.errors import RequestError
 from cd_jax.learning import compose
@@ -29,7 +27,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
       RequestError: what the source holds is damaged, or cannot be a solver.
       RunError: it cannot be written.
     """
-    folder = pathlib.Path(model_dir)
+    folder = epath.Path(model_dir)
     with lock.exclusive(folder, "import"):
         lock.check_empty(folder, "--model_dir")
         found = sources.recognise(source)
@@ -41,7 +39,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
             "agent": "baseline",
             "seed": 0,
             "network": solver.config.shape(),
-            "imported": source if "://" in source else os.path.abspath(source),
+            "imported": files.address(source),
             "vocabulary": compose.digest(model),
         }
         with files.new_folder(folder) as new:
@@ -56,7 +54,7 @@ def import_model(source: str, model_dir: str, vocabulary: str | None = None) -> 
 
 def _vocabulary(found: sources.Source, source: str, given: str | None) -> bytes:
     rows = found.fields["vocab_size"]
-    model = vocabularies.with_sentinels(pathlib.Path(given), rows) if given else found.vocabulary()
+    model = vocabularies.with_sentinels(epath.Path(given), rows) if given else found.vocabulary()
     found.check_pieces(model, given or source, source)
     return model
 

@@ -1,11 +1,11 @@
 """What a run knows of itself, on disk: begun, taken up again, saved."""
 
-import pathlib
 import time
 from typing import Any
 
 import gin
 import numpy as np
+from etils import epath
 
 from cd_jax.config import resumption
 from cd_jax.learning import compose
@@ -27,11 +27,11 @@ class Ledger:
 
     def __init__(
         self,
-        model_dir: str | pathlib.Path,
+        model_dir: str | epath.Path,
         arm: str,
         identity: dict[str, Any],
         trained_on: dict[str, Any],
-        vocabulary: pathlib.Path,
+        vocabulary: epath.Path,
     ):
         """Looks at what is there.
 
@@ -45,7 +45,7 @@ class Ledger:
         Raises:
           RequestError: a checkpoint of another model, agent, source or seed is there.
         """
-        self.directory, self._arm, self._vocabulary = pathlib.Path(model_dir), arm, vocabulary
+        self.directory, self._arm, self._vocabulary = epath.Path(model_dir), arm, vocabulary
         self.name = f"{arm} seed {identity['seed']}"
         self._bindings = resumption.bindings()
         self._checkpoints = Checkpoints(self.directory)
@@ -92,7 +92,7 @@ class Ledger:
         """Writes `config.gin` and `vocabulary.model`, where they are not there yet."""
         files.write_text_where_changed(self.directory / "config.gin", gin.config_str())
         kept = self.directory / compose.VOCABULARY
-        if self._vocabulary.resolve() != kept.resolve():
+        if files.located(self._vocabulary) != files.located(kept):
             files.write_bytes(kept, self._vocabulary.read_bytes())
 
     @property

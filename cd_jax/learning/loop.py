@@ -1,9 +1,9 @@
 """The self-learning process: a round is six lines (arXiv 2212.11353, section 2)."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from cd_jax.feed import lessons
 from cd_jax.feed.tokens import TokenisedExamples
@@ -174,7 +174,7 @@ class SelfLearning:
         return state
 
 
-def memory_of(model_dir: pathlib.Path, number: int) -> pathlib.Path:
+def memory_of(model_dir: epath.Path, number: int) -> epath.Path:
     """The folder with the memory of a round that was followed by others."""
     return model_dir / results.MEMORY / f"round{number}"
 

@@ -1,13 +1,13 @@
 """What `cd_jax eval` measures beside accuracy, where it is asked to: calibration, and what updates bring."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import gin
 import msgspec
 import numpy as np
+from etils import epath
 
 from cd_jax.config.macros import resolved
 from cd_jax.config.ranges import PositiveFloat, PositiveInt, Seed
@@ -16,7 +16,7 @@ from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.learning import gain, judging
 from cd_jax.learning.gain import Pair
 from cd_jax.learning.trained import TrainedRun
-from cd_jax.rundir import interrupt, measures
+from cd_jax.rundir import files, interrupt, measures
 from cd_jax.rundir import updates as store
 from cd_jax.solver.decoding import Decoding
 from cd_jax.types import Attempt, Update
@@ -165,7 +165,7 @@ def _updates(trained: TrainedRun) -> list[Update]:
     return first + [one for one in own if 0 < one.round <= trained.round]
 
 
-def _folders(trained: TrainedRun) -> list[pathlib.Path]:
+def _folders(trained: TrainedRun) -> list[epath.Path]:
     """Where updates of before the first round may be: where training was told, in the run's folder, or in that of the
     experiment that it is part of."""
     own = trained.directory
@@ -173,4 +173,4 @@ def _folders(trained: TrainedRun) -> list[pathlib.Path]:
         bound = resolved(gin.query_parameter("train.distilled"))
     except ValueError:
         bound = None
-    return [own, pathlib.Path(bound)] if bound else [own, own.absolute().parent]
+    return [own, epath.Path(bound)] if bound else [own, files.located(own).parent]

@@ -1,11 +1,11 @@
 """Selection of updates by information gain, which takes the solver: the other ways are in `update.selection`."""
 
-import pathlib
 from collections.abc import Callable, Sequence
 
 import gin
 import msgspec
 import numpy as np
+from etils import epath
 
 from cd_jax.config.ranges import PositiveInt
 from cd_jax.learning.gain import Pair
@@ -42,7 +42,7 @@ def select(
     examples: Sequence[Example],
     updates: Sequence[Update],
     gains: Gains,
-    directory: pathlib.Path,
+    directory: epath.Path,
     number: int,
 ) -> list[Update]:
     """The updates that are used in a round, of each example and round in which they were written.
@@ -68,7 +68,7 @@ def select(
     return [one for (_, name), group in groups.items() for one in selection(of_id[name], group)]
 
 
-def _gains(of_id: dict[str, Example], updates: Sequence[Update], gains: Gains, path: pathlib.Path) -> list[_Gain]:
+def _gains(of_id: dict[str, Example], updates: Sequence[Update], gains: Gains, path: epath.Path) -> list[_Gain]:
     """Of each update: those that are kept, or those of the moment, which are then kept."""
     if not path.exists():
         found = gains([(of_id[update.example_id], update.update) for update in updates]).tolist()

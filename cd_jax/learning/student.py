@@ -4,7 +4,6 @@ The policies do not know one another; what passes between them passes through he
 """
 
 import dataclasses
-import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+from etils import epath
 
 from cd_jax.config.ranges import PositiveFloat, PositiveInt
 from cd_jax.errors import RequestError
@@ -264,7 +264,7 @@ class Student:
         if self._recollection:
             self._recollection.refresh(params)
 
-    def save_memory(self, directory: pathlib.Path) -> None:
+    def save_memory(self, directory: epath.Path) -> None:
         """Writes the memory, where there is one, into its folder."""
         if not self.memory:
             return

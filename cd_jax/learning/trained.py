@@ -1,10 +1,10 @@
 """A trained run, to be asked: its best parameters, with the memory of their round."""
 
 import dataclasses
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from jax.sharding import Mesh
 
 from cd_jax.errors import RequestError
@@ -49,7 +49,7 @@ class TrainedWeights:
         Raises:
           RequestError: there is no checkpoint, or it is not of the network that gin describes.
         """
-        self.directory, self._asked = pathlib.Path(model_dir), number
+        self.directory, self._asked = epath.Path(model_dir), number
         for tries_left in reversed(range(_READER_TRIES)):
             try:
                 self._read()
@@ -176,7 +176,7 @@ class TrainedRun(TrainedWeights):
             "setting": scores.setting(decoding, memory, trained),
         }
 
-    def inference_file(self, task: str, split: str) -> pathlib.Path:
+    def inference_file(self, task: str, split: str) -> epath.Path:
         """Where `attempt` writes."""
         return attempting.file_of(self.directory, task, split, self.best_step)
 

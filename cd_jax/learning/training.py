@@ -1,7 +1,5 @@
 """`cd_jax train`: composes a run of the self-learning process and goes through its rounds."""
 
-import os
-
 import gin
 
 from cd_jax.config.ranges import PositiveInt, Seed
@@ -12,7 +10,7 @@ from cd_jax.learning.ledger import Ledger
 from cd_jax.learning.loop import SelfLearning
 from cd_jax.learning.student import Student
 from cd_jax.learning.trainer import Budget, Periods, Trainer
-from cd_jax.rundir import lock
+from cd_jax.rundir import files, lock
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.weights import sources
 
@@ -72,7 +70,7 @@ def train(
             "batch_size": student.check_batch_size("batch_size", batch_size),
             "network": student.solver.config.shape(),
             "solver": student.solver.settings(),
-            "initial_checkpoint": os.path.abspath(initial_checkpoint) if initial_checkpoint else None,
+            "initial_checkpoint": files.address(initial_checkpoint) if initial_checkpoint else None,
             "optimizer": student.solver.optimizer_name,
             "process": student.settings(),
             "updates": compose.digest(repr(updates).encode()),

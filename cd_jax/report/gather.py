@@ -1,6 +1,6 @@
 """The results of an experiment, gathered into a table, `results.json` and `report.html`."""
 
-import pathlib
+from etils import epath
 
 from cd_jax.report import page, table
 from cd_jax.rundir import files, lock, results
@@ -18,7 +18,7 @@ def report(model_dir: str) -> str:
     Raises:
       RequestError: there are no results, or they are malformed.
     """
-    directory = pathlib.Path(model_dir)
+    directory = epath.Path(model_dir)
     runs = results.run_dirs(directory)
     files.clean_up(directory)
     # Of a single run it is the file that `eval` adds to.

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib
 import json
 import math
 import re
@@ -96,6 +97,8 @@ class Checkpoints:
           read_only: for evaluation, which must work beside a run that is still training.
         """
         self._directory = files.located(model_dir) / "checkpoints"
+        if files.is_remote(self._directory):
+            _check_client(self._directory)
         self._read_only = read_only
         self._manager: ocp.CheckpointManager | None = None
         self._seen = self._steps_there()
@@ -343,10 +346,13 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
+        except Exception as error:
             # TensorStore reports a full disk as a ValueError, which ends in what the system said.
+            if not (files.is_of_storage(error) or isinstance(error, ValueError)):
+                raise
+            what = str(error).partition(" [tensorstore_spec")[0].rpartition(": ")[2]
             raise RunError(
-                f"{self._directory}: a checkpoint cannot be written ({str(error).rpartition(': ')[2]}); "
+                f"{self._directory}: a checkpoint cannot be written ({what}); "
                 f"mend it and run again, which resumes from step {self.latest_step() or 0}"
             ) from error
 
@@ -364,6 +370,17 @@ class _BestOfEachRound:
                 best[number] = min(best.get(number, rank), rank)
         kept = set(best.values())
         return [one.metrics is None or (one.metrics["error"], one.metrics["step"]) in kept for one in checkpoints]
+
+
+def _check_client(folder: epath.Path) -> None:
+    """Raises RequestError where Orbax lacks what it asks buckets with: it would say so in the middle of a run."""
+    for module in ("google.cloud.storage", "google.cloud.storage_control_v2"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise RequestError(
+                f"{folder}: checkpoints in a bucket want Google's client; pip install 'cd_jax[gcs]'"
+            ) from error
 
 
 def _within(folder: epath.Path) -> Iterator[epath.Path]:

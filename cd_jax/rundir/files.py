@@ -27,12 +27,32 @@ Path = str | os.PathLike[str]
 
 # What we write under is `.NAME.<32 hexadecimal digits>.tmp`: nobody else has such names.
 _TEMPORARY = f".{{}}.{'[0-9a-f]' * 32}.tmp"
+# The modules of the errors that libraries raise where a bucket fails.
+_OF_BUCKETS = ("tensorflow.python.framework.errors_impl", "google.api_core", "google.auth", "google.cloud")
 _FULL = "free some space or name another folder, then try again"
 
 
 def located(path: Path) -> epath.Path:
     """The path, absolute; a remote one keeps its `gs://`, of which pathlib makes `gs:/`."""
     return epath.Path(path if is_remote(path) else pathlib.Path(path).absolute())
+
+
+def address(path: Path) -> str:
+    """The path as text that names the same from every working folder."""
+    return str(epath.Path(path)) if is_remote(path) else os.path.abspath(path)
+
+
+def check_bucket(path: Path) -> None:
+    """Raises RequestError where there is no such bucket: TensorFlow looks for a folder to make in it for ever."""
+    bucket = epath.Path(*epath.Path(path).parts[:3])
+    try:
+        there = bucket.exists()
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        return  # Who may not ask for the bucket may still read and write what is in it.
+    if not there:
+        raise RequestError(f"{path}: there is no bucket {bucket}; make it, or name another one")
 
 
 def is_remote(path: Path) -> bool:
@@ -97,8 +117,10 @@ def read_bytes(path: Path, mend: str) -> bytes:
         return epath.Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RequestError(f"{path}: no such file; {mend}") from error
-    except (OSError, ValueError) as error:
+    except Exception as error:
         # A ValueError: the name holds a null.
+        if not (is_of_storage(error) or isinstance(error, ValueError)):
+            raise
         raise RequestError(f"{path}: cannot be read ({said(error)}); {mend}") from error
 
 
@@ -153,10 +175,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         return
     target = epath.Path(path)
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         if is_remote(target):
             target.write_bytes(content)
         else:
+            target.parent.mkdir(parents=True, exist_ok=True)
             _replace(target, content)
 
 
@@ -171,16 +193,26 @@ def _replace(path: epath.Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises RunError, which names the path and the mend, where the block raises an OSError."""
+    """Raises RunError, which names the path and the mend, where a disk or a bucket fails in the block."""
     try:
         yield
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({said(error)}); {_FULL}") from error
+    except Exception as error:
+        if not is_of_storage(error):
+            raise
+        mend = "see that you may write there, then try again" if is_remote(path) else _FULL
+        raise RunError(f"{path}: cannot be written ({said(error)}); {mend}") from error
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether a disk failed, or a bucket: TensorFlow, Google's libraries and TensorStore have errors of their own."""
+    if isinstance(error, OSError):
+        return True
+    return type(error).__module__.startswith(_OF_BUCKETS)
 
 
 def said(error: Exception) -> str:
     """What the system, or a remote one, said."""
-    return getattr(error, "strerror", None) or str(error)
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -204,7 +204,8 @@ def _shorten(path: epath.Path, kept: bytes) -> None:
 def _ends_in_line(path: epath.Path) -> bool:
     """Also of an empty file. Reads its end alone: it is looked at before every line that is added."""
     with path.open("rb") as file:
-        if not file.seek(0, os.SEEK_END):
+        file.seek(0, os.SEEK_END)
+        if not file.tell():  # TensorFlow's `seek` does not say.
             return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"

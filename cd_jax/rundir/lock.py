@@ -57,7 +57,8 @@ def _release(folder: epath.Path, descriptor: int, existed: bool) -> None:
 
 def check_empty(folder: epath.Path | os.PathLike[str], flag: str) -> None:
     """Raises RequestError where there is more in a folder than its lock; `flag` names another folder."""
-    if any(path.name != NAME for path in epath.Path(folder).iterdir()):
+    there = epath.Path(folder)
+    if there.is_dir() and any(path.name != NAME for path in there.iterdir()):
         raise RequestError(f"{folder}: is not empty; choose another {flag}")
 
 

@@ -108,7 +108,7 @@ class Requests:
         self.requests, self._prompt, self._answer = 0, 0, 0
         # What was set aside for requests of which nothing has come: for each try.
         self._open: dict[str, tuple[tuple[int, int], ...]] = {}
-        self._file: BinaryIO | None = None
+        self._file: _File | None = None
         # Lines that were written, and how many of them are known to be on disk.
         self._written, self._durable = 0, 0
         self._syncing: asyncio.Future | None = None
@@ -143,15 +143,12 @@ class Requests:
             if request not in self.answers:
                 self._add(_Answered(request, answer))
         if self._file is not None:
-            with files.writing(self._file.name):
-                os.fsync(self._file.fileno())
+            self._file.sync()
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            # What could not be written was told when it was.
-            with contextlib.suppress(OSError):
-                self._file.close()
+            self._file.close()
             self._file = None
 
     def _add(self, line: _Line) -> None:
@@ -161,12 +158,9 @@ class Requests:
     def _write(self, line: _Line) -> None:
         if self._path is None:
             return
-        with files.writing(self._path):
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self._path, "ab")  # noqa: SIM115
-            self._file.write(msgspec.json.encode(line) + b"\n")
-            self._file.flush()
+        if self._file is None:
+            self._file = (_Object if files.is_remote(self._path) else _Local)(self._path)
+        self._file.write(msgspec.json.encode(line) + b"\n")
         self._written += 1
 
     async def _synced(self) -> None:
@@ -177,10 +171,9 @@ class Requests:
                 self._syncing = asyncio.ensure_future(self._sync(self._file, self._written))
             await asyncio.shield(self._syncing)
 
-    async def _sync(self, file: BinaryIO, written: int) -> None:
+    async def _sync(self, file: "_File", written: int) -> None:
         try:
-            with files.writing(file.name):
-                await asyncio.to_thread(os.fsync, file.fileno())
+            await asyncio.to_thread(file.sync)
             self._durable = written
         finally:
             self._syncing = None
@@ -210,6 +203,56 @@ class Requests:
             self.requests -= 1
             self._prompt -= prompt
             self._answer -= answer
+
+
+class _Local:
+    """The file on a disk. Its methods raise RunError where it cannot be written."""
+
+    def __init__(self, path: epath.Path):
+        with files.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "ab")  # noqa: SIM115
+
+    def write(self, line: bytes) -> None:
+        """Survives a kill when it returns."""
+        with files.writing(self._file.name):
+            self._file.write(line)
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Survives all else, too, when it returns."""
+        with files.writing(self._file.name):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        # What could not be written was told when it was.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+class _Object:
+    """The file in a bucket, where nothing is added to: it is written whole, and a line is there when it was synced."""
+
+    def __init__(self, path: epath.Path):
+        self._path, self._synced = path, 0
+        with files.writing(path):
+            self._content = bytearray(path.read_bytes() if path.exists() else b"")
+
+    def write(self, line: bytes) -> None:
+        self._content += line
+
+    def sync(self) -> None:
+        content = bytes(self._content)
+        files.write_bytes(self._path, content)
+        self._synced = len(content)
+
+    def close(self) -> None:
+        # Requests of which nothing has come.
+        if self._synced < len(self._content):
+            self.sync()
+
+
+_File = _Local | _Object
 
 
 def parse(line: str | bytes) -> tuple[str, Answer] | None:

@@ -1,12 +1,12 @@
 """Tasks and mixtures in a list, and examples as the model sees them."""
 
 import itertools
-import pathlib
 import re
 
 import gin
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from cd_jax.config.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from cd_jax.feed.converter import PassagesFeatureConverter
@@ -46,7 +46,7 @@ def show_tasks(
     Raises:
       RequestError: no such task, or its files are missing or malformed.
     """
-    there = pathlib.Path(model_dir) / "vocabulary.model" if model_dir else vocabularies.EMBEDDED
+    there = epath.Path(model_dir) / "vocabulary.model" if model_dir else vocabularies.EMBEDDED
     vocabulary = vocabularies.load(there if there.is_file() else vocabularies.EMBEDDED)
     tasks = catalogue()
     if name is None:
@@ -88,7 +88,7 @@ def _brief(names: list[str]) -> str:
 
 
 def _updates(examples: list[Example], model_dir: str | None) -> list[list[str]]:
-    path = pathlib.Path(model_dir or "") / store.NAME
+    path = epath.Path(model_dir or "") / store.NAME
     said = store.read_grouped(path) if model_dir and path.is_file() else {}
     teacher = OracleTeacher()
     return [

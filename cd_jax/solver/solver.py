@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import gin
 import jax
@@ -13,15 +13,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cd_jax.config.ranges import NonNegativeFloat, PositiveInt
 from cd_jax.losses import cross_entropy
 from cd_jax.nets import network
 from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import Cached
-from cd_jax.solver import decoding, optimizers, partitioning
+from cd_jax.solver import decoding, optimizers
 from cd_jax.solver.decoding import Decoding
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.read import Bound, Read
 
 Batch = dict[str, np.ndarray]
@@ -54,10 +54,7 @@ class Solver:
         vocab_size: PositiveInt,
         learning_rate: optax.Schedule,
         optimizer: Callable[..., optax.GradientTransformation] = optimizers.adafactor,
-        mesh_data: Literal[-1] | PositiveInt = -1,
-        mesh_model: PositiveInt = 1,
-        devices: Sequence[jax.Device] | None = None,
-        logical_axis_rules: partitioning.Rules = partitioning.MODEL_RULES,
+        partitioner: Partitioner | None = None,
         num_microbatches: PositiveInt = 1,
         z_loss: NonNegativeFloat = 0.0,
     ):
@@ -68,36 +65,30 @@ class Solver:
           vocab_size: rows of the embedding where the config leaves them to the vocabulary.
           learning_rate: a schedule by step.
           optimizer: called with `learning_rate=`.
-          mesh_data: devices along `data`; -1 takes all that `mesh_model` leaves.
-          mesh_model: devices along `model`.
-          devices: of the mesh; None takes all there are.
-          logical_axis_rules: which logical axis lies along which axis of the mesh.
+          partitioner: lays parameters and batches out on the mesh; None makes the one that gin describes.
           num_microbatches: parts of a batch whose gradients are added up, one after the other.
           z_loss: weight of `log(Z)^2` in the loss (T5X's `z_loss`).
 
         Raises:
           RequestError: the mesh does not fit the devices or the network.
         """
-        partitioning.check_rules(logical_axis_rules)
         self.config = dataclasses.replace(config, vocab_size=config.vocab_size or vocab_size)
         self.learning_rate = learning_rate
         self.optimizer_name: str = optimizer.__name__
-        self.mesh = partitioning.make_mesh(mesh_data, mesh_model, devices)
+        self.partitioner = partitioner or Partitioner()
+        self.mesh, self.batch_shards = self.partitioner.mesh, self.partitioner.batch_shards
         self.num_microbatches, self._z_loss = num_microbatches, z_loss
-        self._rules = logical_axis_rules
-        self.batch_shards = partitioning.batch_shards(logical_axis_rules, self.mesh.shape)
-        self._batch_sharding = partitioning.batch_sharding(self.mesh, logical_axis_rules)
         self._network = network.T5(self.config)
         self._optimizer = optimizer(learning_rate=learning_rate)
         self._shardings = self._state_shardings()
-        replicated = NamedSharding(self.mesh, PartitionSpec())
+        replicated, by_row = self.partitioner.replicated, self.partitioner.batch_sharding
         self._train_step = jax.jit(
             self._update,
             donate_argnums=0,
             static_argnames="read",
             out_shardings=(self._shardings, replicated),
         )
-        self._read = jax.jit(self._reading, static_argnames="read", out_shardings=(self._batch_sharding, replicated))
+        self._read = jax.jit(self._reading, static_argnames="read", out_shardings=(by_row, replicated))
         self._generate = jax.jit(
             self._decode, static_argnames=("max_length", "method"), out_shardings=(replicated, replicated)
         )
@@ -122,9 +113,9 @@ class Solver:
 
     def _state_shardings(self) -> TrainState:
         boxed, state = jax.eval_shape(lambda: self._init(0)), jax.eval_shape(lambda: self._make_state(0))
-        params = partitioning.parameter_shardings(self.mesh, boxed, self._rules, self.config)
-        opt_state = partitioning.optimizer_shardings(self.mesh, state.opt_state, state.params, params)
-        return TrainState(NamedSharding(self.mesh, PartitionSpec()), params, opt_state)
+        params = self.partitioner.parameter_shardings(boxed, self.config)
+        opt_state = self.partitioner.optimizer_shardings(state.opt_state, state.params, params)
+        return TrainState(self.partitioner.replicated, params, opt_state)
 
     def init(self, seed: int) -> TrainState:
         """Fresh parameters, made where they belong; the same on every mesh."""
@@ -216,7 +207,7 @@ class Solver:
     @contextlib.contextmanager
     def _on_mesh(self) -> Iterator[None]:
         # The constraints on activations name logical axes; they are resolved while tracing.
-        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self._rules):
+        with jax.set_mesh(self.mesh), nn.logical_axis_rules(self.partitioner.logical_axis_rules):
             yield
 
     def train_step(
@@ -236,7 +227,7 @@ class Solver:
           The state after it, and the metrics `loss` (the cross-entropy) and `grad_norm`; with `read` also what it adds,
           by the names of `Read.losses`, and `seen`, what it shows of the rows, in the order of the batch.
         """
-        batch = partitioning.shard_batch(self._batch_sharding, batch)
+        batch = self.partitioner.shard_batch(batch)
         with self._on_mesh():
             return self._train_step(state, batch, np.uint32(seed), read=read, memory=memory)
 
@@ -251,17 +242,17 @@ class Solver:
 
         The features stay on the devices, where `generate` and `attended` take them; all hosts have what is shown.
         """
-        batch = partitioning.shard_batch(self._batch_sharding, batch)
+        batch = self.partitioner.shard_batch(batch)
         with self._on_mesh():
             return self._read(params, batch, memory, read=read)
 
     def _place(self, tokens: np.ndarray | jax.Array, whole: bool = False, **others: Any) -> dict[str, Any]:
         """On the devices: passages `[batch, passages, length]` in a bucket of lengths, and other arrays."""
-        return partitioning.shard_batch(self._batch_sharding, {"tokens": _bucket(tokens), **others}, whole)
+        return self.partitioner.shard_batch({"tokens": _bucket(tokens), **others}, whole)
 
     def local_rows(self, batch_size: int) -> np.ndarray:
-        """Which rows of a batch this process loads; see `partitioning.local_rows`."""
-        return partitioning.local_rows(self._batch_sharding, batch_size)
+        """Which rows of a batch this process loads; see `Partitioner.local_rows`."""
+        return self.partitioner.local_rows(batch_size)
 
     def _decode(self, params: Any, tokens: jax.Array, cached: Cached | None, limit, seed, max_length, method) -> Any:
         return decoding.generate(self._network, self._cast(params), tokens, cached, max_length, limit, method, seed)
@@ -396,7 +387,7 @@ class Solver:
     # For a machine that is not here
 
     def _abstract(self, shape: tuple[int, ...], dtype=np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self._batch_sharding)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.partitioner.batch_sharding)
 
     def lower_train_step(
         self, batch_size: int, passages: int, input_length: int, target_length: int

@@ -6,10 +6,11 @@ The help must not wait for JAX: at its top, a verb's module imports the standard
 import argparse
 import dataclasses
 import importlib
-import pathlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from etils import epath
 
 from cd_jax.config import library
 from cd_jax.errors import RequestError
@@ -74,7 +75,7 @@ def with_own_config(gin_file: str) -> Callable[[Args], list[str]]:
     """
 
     def gin_files(args: Args) -> list[str]:
-        own = pathlib.Path(args.model_dir or "") / "config.gin"
+        own = epath.Path(args.model_dir or "") / "config.gin"
         if own.is_file():
             return [library.packaged(gin_file), str(own)]
         if not args.gin_file:

@@ -251,7 +251,7 @@ def _are_equal(one: Stored, other: Stored, rows: int = 4096) -> bool:
 # Export
 
 
-def write(directory: str | os.PathLike, params: Any, config: T5Config, vocabulary: pathlib.Path, length: int) -> None:
+def write(directory: str | os.PathLike, params: Any, config: T5Config, vocabulary: files.Path, length: int) -> None:
     """Writes a folder for `T5ForConditionalGeneration.from_pretrained` and `AutoTokenizer.from_pretrained`.
 
     Args:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import itertools
-import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
+
+from etils import epath
 
 from cd_jax.errors import RequestError
 from cd_jax.learning import compose
@@ -62,7 +63,7 @@ class Source:
         }
         if not differing:
             return
-        config = pathlib.Path(source) / "config.gin"
+        config = epath.Path(source) / "config.gin"
         mend = f"give --gin_file={config}"
         if not config.is_file():
             mend = f"give {' '.join(itertools.starmap(_flag, differing.items()))}"
@@ -101,7 +102,7 @@ def recognise(source: str) -> Source:
     Raises:
       RequestError: there is no model, or what describes it is damaged.
     """
-    folder = pathlib.Path(source)
+    folder = epath.Path(source)
     if (folder / "checkpoints").is_dir():
         return _own(folder)
     if huggingface.is_checkpoint(folder):
@@ -127,7 +128,7 @@ def recognise(source: str) -> Source:
     )
 
 
-def _beside(folder: pathlib.Path, rows: int) -> bytes:
+def _beside(folder: epath.Path, rows: int) -> bytes:
     """Of a checkpoint of T5X's."""
     path = folder / compose.VOCABULARY
     if not path.is_file():
@@ -135,7 +136,7 @@ def _beside(folder: pathlib.Path, rows: int) -> bytes:
     return vocabularies.with_sentinels(path, rows)
 
 
-def _own(folder: pathlib.Path) -> Source:
+def _own(folder: epath.Path) -> Source:
     checkpoints = Checkpoints(folder, read_only=True)
     step, progress = checkpoints.best()
     vocabulary = folder / compose.VOCABULARY
@@ -156,7 +157,7 @@ def vocabulary(path: str) -> bytes:
     Raises:
       RequestError: there is none, or it is damaged.
     """
-    if pathlib.Path(path).is_dir():
+    if epath.Path(path).is_dir():
         return recognise(path).vocabulary()
     content = files.read_bytes(path, "bind distill.vocabulary to a SentencePiece model, or to the folder of a model")
     parse(content, path)

@@ -15,6 +15,7 @@ import json
 import pathlib
 from typing import Any, TypeAlias
 
+from etils import epath
 from sentencepiece import sentencepiece_model_pb2
 
 from cd_jax.errors import RequestError
@@ -29,7 +30,7 @@ ModelProto = _proto.ModelProto
 Piece = _proto.ModelProto.SentencePiece
 
 
-def read(path: pathlib.Path) -> Model:
+def read(path: files.Path) -> Model:
     """A SentencePiece model that both the solver and Hugging Face's tokenizers can use.
 
     Raises:
@@ -52,7 +53,7 @@ def is_unigram(model: Model) -> bool:
     return model.trainer_spec.model_type == UNIGRAM
 
 
-def write(directory: pathlib.Path, path: pathlib.Path) -> None:
+def write(directory: pathlib.Path, path: files.Path) -> None:
     """Writes `spiece.model`, `tokenizer.json` and `tokenizer_config.json`.
 
     Args:
@@ -63,7 +64,7 @@ def write(directory: pathlib.Path, path: pathlib.Path) -> None:
     Raises:
       RequestError: of `read`.
     """
-    model, content = read(path), path.read_bytes()
+    model, content = read(path), epath.Path(path).read_bytes()
     added = vocabulary.added(model)
     if added:
         del model.pieces[-len(added) :]

@@ -60,7 +60,7 @@ def of_folder(folder: pathlib.Path, rows: int) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
-def with_sentinels(path: pathlib.Path, rows: int) -> bytes:
+def with_sentinels(path: files.Path, rows: int) -> bytes:
     """A SentencePiece model with T5's sentinels, where it is T5's kind and the embedding has rows for them.
 
     Args:

@@ -27,6 +27,7 @@ from cd_jax.aot.measure import DoesNotFit, measure
 from cd_jax.errors import RequestError
 from cd_jax.nets import network
 from cd_jax.nets.config import T5Config
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 
 needs_libtpu = pytest.mark.skipif(
@@ -136,7 +137,7 @@ def test_the_solver_scanned_counts_as_it_does_unrolled():
     def train_step(scan_layers):
         config = T5Config(vocab_size=256, emb_dim=64, num_heads=4, head_dim=16, mlp_dim=128, scan_layers=scan_layers)
         config = dataclasses.replace(config, num_encoder_layers=3, num_decoder_layers=3, dropout_rate=0.0)
-        solver = Solver(config, 256, optax.constant_schedule(0.1), devices=jax.devices()[:1])
+        solver = Solver(config, 256, optax.constant_schedule(0.1), partitioner=Partitioner(devices=jax.devices()[:1]))
         return costs(solver.lower_train_step(2, 1, 32, 16).compile().as_text())
 
     scanned, unrolled = train_step(True), train_step(False)

@@ -93,7 +93,7 @@ def test_defaults_are_within_their_ranges():
         ("CONTRASTIVE_WEIGHT=-1", ["Contrast.weight"]),
         ("NUM_NEGATIVES=0", []),
         ("NUM_QUERIES=0", []),
-        ("MESH_MODEL=0", ["Solver.mesh_model"]),
+        ("MESH_MODEL=0", ["Partitioner.mesh_model"]),
         ("MESH_DATA=0", ["-1 or a whole number of at least 1"]),
         ("SelfLearningProcess.sequence_length={'inputs': 0, 'targets': 8}", ["a whole number of at least 1"]),
         ("TeacherClient.timeout=0", []),

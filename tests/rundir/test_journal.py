@@ -5,8 +5,9 @@ import json
 import math
 
 import msgspec
+import objects
 import pytest
-from etils.epath import backend, gpath
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,40 +189,9 @@ def test_every_field_of_an_update_has_its_place_in_a_line():
     assert known == {field.name for field in dataclasses.fields(Update)}
 
 
-class Bucket(backend._OsPathBackend):
-    """Objects of `gs://`, kept in a folder; it knows what rundir's functions may ask of one, and no more."""
-
-    def __init__(self, folder):
-        self._folder, self.opened = folder, []
-
-    def _there(self, path):
-        assert str(path).startswith("gs://bucket"), path
-        return str(path).replace("gs://", f"{self._folder}/")
-
-    def open(self, path, mode):
-        self.opened.append((str(path), mode))
-        assert "a" not in mode, "objects are not added to"
-        return super().open(self._there(path), mode)
-
-    def exists(self, path):
-        return super().exists(self._there(path))
-
-    def isdir(self, path):
-        return super().isdir(self._there(path))
-
-    def listdir(self, path):
-        return super().listdir(self._there(path))
-
-    def makedirs(self, path, **settings):
-        super().makedirs(self._there(path), **settings)
-
-
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-    objects = Bucket(tmp_path)
-    own = property(lambda path: objects if path._uri_scheme else backend.os_backend)
-    monkeypatch.setattr(gpath._GPath, "_backend", own)
-    return tmp_path / "bucket"
+    return objects.stand_in(monkeypatch, tmp_path)
 
 
 class TestRemote:
@@ -235,7 +205,7 @@ class TestRemote:
     def test_no_lock_is_taken(self, bucket):
         with lock.exclusive(self.RUN, "train"), lock.exclusive(self.RUN, "distill"), lock.in_turn(self.RUN):
             files.clean_up(self.RUN)
-        assert not bucket.exists()
+        assert not list(bucket.iterdir())
 
     def test_files_are_written_whole_in_their_place(self, bucket):
         files.write_json(f"{self.RUN}/results.json", {"runs": []})
@@ -267,6 +237,33 @@ class TestRemote:
         assert journal.read_tolerantly(f"{self.RUN}/{results.METRICS}").records == [
             {"step": step, "loss": 0.5} for step in (1, 2)
         ]
+
+    def test_what_a_bucket_refuses_is_told_in_one_line(self, bucket, monkeypatch):
+        """TensorFlow's errors are no OSErrors, and of several lines."""
+        refusal = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403\n\t when reading it")
+        files.write_text(f"{self.RUN}/a", "1")
+
+        def refuse(*_):
+            raise refusal
+
+        monkeypatch.setattr(objects.Objects, "open", refuse)
+        with pytest.raises(RunError, match=r"^gs://\S*/a: cannot be written \(HTTP.* 403 when .*\); see that you may"):
+            files.write_text(f"{self.RUN}/a", "2")
+        with pytest.raises(RequestError, match=r"^gs://\S*/a: cannot be read \(HTTP.* 403 when .*\); mend it$"):
+            files.read_bytes(f"{self.RUN}/a", "mend it")
+
+    def test_a_bucket_is_looked_for(self, bucket, monkeypatch):
+        files.check_bucket(self.RUN)
+        bucket.rmdir()
+        with pytest.raises(RequestError, match=r"there is no bucket gs://bucket; make it"):
+            files.check_bucket(self.RUN)
+
+        def refuse(*_):
+            raise tf.errors.PermissionDeniedError(None, None, "HTTP response code 403")
+
+        # Who may read and write objects need not be allowed to ask for the bucket.
+        monkeypatch.setattr(objects.Objects, "exists", refuse)
+        files.check_bucket(self.RUN)
 
     def test_runs_are_found(self, bucket):
         files.write_json(f"{self.RUN}/results.json", {"runs": []})

@@ -15,6 +15,7 @@ from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import T5
 from cd_jax.solver import decoding
 from cd_jax.solver.decoding import EOS_ID, Decoding
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 
 VOCAB = 8
@@ -27,7 +28,7 @@ SMALL = T5Config(
 @functools.cache
 def small() -> tuple[Solver, dict]:
     """A solver of eight words, which says different things, and its parameters."""
-    solver = Solver(SMALL, VOCAB, optax.constant_schedule(0.01), devices=jax.devices()[:1])
+    solver = Solver(SMALL, VOCAB, optax.constant_schedule(0.01), partitioner=Partitioner(devices=jax.devices()[:1]))
     params = solver.init(3).params
     return solver, params
 
@@ -174,7 +175,7 @@ def test_there_are_four_buckets_to_an_octave():
 
 
 def test_lengths_in_one_bucket_compile_once_and_change_nothing():
-    solver = Solver(SMALL, VOCAB, optax.constant_schedule(0.01), devices=jax.devices()[:1])
+    solver = Solver(SMALL, VOCAB, optax.constant_schedule(0.01), partitioner=Partitioner(devices=jax.devices()[:1]))
     params = solver.init(3).params
     passages = np.random.default_rng(0).integers(2, VOCAB, (4, 1, 39)).astype(np.int32)
     longest = solver.generate(params, passages, 31)

@@ -10,6 +10,7 @@ import pytest
 
 from cd_jax.nets.network import T5
 from cd_jax.solver.decoding import Decoding
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 
 KINDS = list(hugging_face.CONFIGS)
@@ -17,7 +18,9 @@ KINDS = list(hugging_face.CONFIGS)
 
 def solver(kind: str, **changes) -> Solver:
     config = hugging_face.our_config(kind, **changes)
-    return Solver(config, hugging_face.VOCAB, optax.constant_schedule(0.01), devices=jax.devices()[:1])
+    return Solver(
+        config, hugging_face.VOCAB, optax.constant_schedule(0.01), partitioner=Partitioner(devices=jax.devices()[:1])
+    )
 
 
 def random_rows(rows: int, length: int, seed: int, padded: bool = True) -> np.ndarray:

@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec
 from cd_jax.errors import RequestError
 from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import T5
-from cd_jax.solver import partitioning
 from cd_jax.solver.decoding import EOS_ID
+from cd_jax.solver.partitioning import MODEL_RULES, Partitioner
 from cd_jax.solver.solver import Solver, TrainState
 
 TINY = T5Config(
@@ -26,9 +26,12 @@ VOCAB = 128
 MESHES = [(1, 8), (2, 4), (8, 1)]
 
 
-def make_solver(config: T5Config = SHALLOW, data: int = 1, model: int = 1, devices: int = 1, **options) -> Solver:
+def make_solver(
+    config: T5Config = SHALLOW, data: int = 1, model: int = 1, devices: int = 1, rules=MODEL_RULES, **options
+) -> Solver:
     options = {"learning_rate": optax.constant_schedule(0.01)} | options
-    return Solver(config, VOCAB, mesh_data=data, mesh_model=model, devices=jax.devices()[:devices], **options)
+    partitioner = Partitioner(data, model, rules, jax.devices()[:devices])
+    return Solver(config, VOCAB, partitioner=partitioner, **options)
 
 
 class Compiled:
@@ -268,19 +271,19 @@ def test_eight_devices_decode_and_embed_as_one(data, model):
 @pytest.mark.parametrize(("data", "model"), [(3, 1), (-1, 3), (4, 4), (-1, 0), (0, 8), (-2, -4)])
 def test_a_mesh_that_does_not_fit_is_refused(data, model):
     with pytest.raises(RequestError, match="MESH_MODEL"):
-        partitioning.make_mesh(data, model)
+        Partitioner(data, model).mesh  # noqa: B018
 
 
 def test_a_mesh_takes_all_devices():
-    assert dict(partitioning.make_mesh(-1, 2).shape) == {"data": 4, "model": 2}
-    assert dict(partitioning.make_mesh(2, 1, jax.devices()[:2]).shape) == {"data": 2, "model": 1}
+    assert dict(Partitioner(-1, 2).mesh.shape) == {"data": 4, "model": 2}
+    assert dict(Partitioner(2, 1, devices=jax.devices()[:2]).mesh.shape) == {"data": 2, "model": 1}
 
 
 def test_every_logical_axis_has_a_rule():
     network, tokens = T5(tiny()[0].config), np.zeros((1, 1, 4), np.int32)
     boxed = jax.eval_shape(lambda: network.init(jax.random.key(0), tokens, tokens[0]))["params"]
     specs = jax.tree.leaves(nn.get_partition_spec(boxed), is_leaf=lambda x: isinstance(x, PartitionSpec))
-    assert {name for spec in specs for name in spec} <= {name for name, _ in partitioning.MODEL_RULES}
+    assert {name for spec in specs for name in spec} <= {name for name, _ in MODEL_RULES}
 
 
 # Training
@@ -351,7 +354,7 @@ def test_z_loss_adds_the_squared_logarithm_of_the_softmaxs_sum():
 
 
 FSDP = [("batch", "data"), ("embed", "data"), ("vocab", "data"), ("mlp", "data"), ("joined_kv", "data")]
-BOTH = [(name, "data" if name.startswith("embed") else axis) for name, axis in partitioning.MODEL_RULES]
+BOTH = [(name, "data" if name.startswith("embed") else axis) for name, axis in MODEL_RULES]
 
 
 TWO = [(name, ("data", "model") if name == "batch" else None if name == "heads" else axis) for name, axis in BOTH]
@@ -365,7 +368,7 @@ TWO = [(name, ("data", "model") if name == "batch" else None if name == "heads" 
 def test_fully_sharded_devices_train_as_one(rules, data, model):
     config = dataclasses.replace(SHALLOW, emb_dim=128, mlp_dim=128)
     batches = [random_batch(16, seed) for seed in range(3)]
-    solver = make_solver(config, data=data, model=model, devices=8, logical_axis_rules=rules)
+    solver = make_solver(config, data=data, model=model, devices=8, rules=rules)
     state, losses = train(solver, batches)
     np.testing.assert_allclose(losses, train(make_solver(config), batches)[1], atol=1e-4)
     kernel = state.params["encoder"]["layers"]["mlp"]["wi_0"]["kernel"]
@@ -388,7 +391,7 @@ def test_a_mesh_that_does_not_divide_the_network_is_refused(changes, said):
 @pytest.mark.parametrize("rules", [[("embed", "modle")], [("embed",)]])
 def test_rules_that_name_no_axis_of_the_mesh_are_refused(rules):
     with pytest.raises(RequestError, match="logical_axis_rules"):
-        make_solver(logical_axis_rules=rules)
+        make_solver(rules=rules)
 
 
 @pytest.mark.parametrize("changes", [{"remat_policy": "some"}, {"dtype": "float16"}, {"mlp_activations": ("tanh",)}])

@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import T5
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 from cd_jax.weights import names
 
@@ -52,7 +53,11 @@ def networks(network: str):
     fields = {field.name for field in dataclasses.fields(t5x_network.T5Config)} & vars(config).keys()
     theirs = t5x_network.Transformer(t5x_network.T5Config(**{name: getattr(config, name) for name in fields}))
     solver = Solver(
-        config, 0, learning_rate=optax.constant_schedule(0.0), optimizer=optax.sgd, devices=jax.devices()[:1]
+        config,
+        0,
+        learning_rate=optax.constant_schedule(0.0),
+        optimizer=optax.sgd,
+        partitioner=Partitioner(devices=jax.devices()[:1]),
     )
     rng = np.random.default_rng(0)
 

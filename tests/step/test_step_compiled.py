@@ -6,7 +6,6 @@ from test_solver import make_solver
 from test_step import CONFIG, batch_of, contrast_of, memories_of, memory_on, reader_of, small
 
 from cd_jax.memory.index.nearest import BLOCK
-from cd_jax.solver import partitioning
 
 
 def test_the_step_asks_no_host_and_sends_no_keys():
@@ -14,7 +13,7 @@ def test_the_step_asks_no_host_and_sends_no_keys():
     solver, keys = make_solver(CONFIG, 8, 1, 8), small()[2]
     memory = memory_on(solver.mesh, keys)
     assert memory.store.keys.vectors.shape == (8 * BLOCK, CONFIG.emb_dim)
-    batch = partitioning.shard_batch(solver._batch_sharding, batch_of())
+    batch = solver.partitioner.shard_batch(batch_of())
     read = {"read": reader_of(memory, contrast_of()), "memory": memories_of(solver, memory)}
     with solver._on_mesh():
         lowered = solver._train_step.lower(solver.abstract_state(), batch, 0, **read)

@@ -6,8 +6,10 @@ import json
 import signal
 
 import hypothesis
+import objects
 import pytest
 import teacher_server
+from etils import epath
 from hypothesis import strategies as st
 from teacher_server import FAULTS, answer_batches, serve
 
@@ -209,6 +211,17 @@ def test_what_the_user_ends_is_taken_up(tmp_path, undisturbed, monkeypatch):
         assert extend(tmp_path, server) == undisturbed
     # What was in flight was waited for.
     assert max(server.paid.values()) == 1
+
+
+def test_answers_in_a_bucket_are_paid_for_once(tmp_path, undisturbed, monkeypatch):
+    bucket = objects.stand_in(monkeypatch, tmp_path)
+    folder = epath.Path(objects.NAME) / "asked"
+    with serve() as server:
+        assert extend(folder, server) == undisturbed
+        sent = sum(server.seen.values())
+        (bucket / "asked" / store.NAME).unlink()
+        assert extend(folder, server) == undisturbed
+        assert sum(server.seen.values()) == sent == len(Requests(folder).answers)
 
 
 class TestBatch:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from cd_jax import interop
 from cd_jax.rundir.checkpoints import Checkpoints, Progress
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver, TrainState
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.weights import huggingface
@@ -291,7 +292,7 @@ def _fails(*_, **__):
 
 
 def solver_on(data: int, model: int) -> Solver:
-    return Solver(test_huggingface.OURS, 0, optax.constant_schedule(0.01), mesh_data=data, mesh_model=model)
+    return Solver(test_huggingface.OURS, 0, optax.constant_schedule(0.01), partitioner=Partitioner(data, model))
 
 
 def batches() -> list[dict]:

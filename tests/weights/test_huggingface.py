@@ -18,6 +18,7 @@ from cd_jax.errors import RequestError
 from cd_jax.nets import layers
 from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import T5
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 from cd_jax.tasks import vocabulary as vocabularies
 from cd_jax.weights import huggingface, names
@@ -35,8 +36,8 @@ CONFIGS = {
 
 
 def abstract_params(config: T5Config, data: int = 1, model: int = 1):
-    devices = jax.devices()[: data * model]
-    solver = Solver(config, 0, optax.constant_schedule(0.01), mesh_data=data, mesh_model=model, devices=devices)
+    partitioner = Partitioner(data, model, devices=jax.devices()[: data * model])
+    solver = Solver(config, 0, optax.constant_schedule(0.01), partitioner=partitioner)
     return solver.abstract_state().params
 
 

@@ -20,6 +20,7 @@ from flax import traverse_util
 from cd_jax.errors import RequestError
 from cd_jax.nets.config import T5Config
 from cd_jax.solver import optimizers
+from cd_jax.solver.partitioning import Partitioner
 from cd_jax.solver.solver import Solver
 from cd_jax.weights import t5x_checkpoints
 
@@ -44,7 +45,8 @@ STEP = 1000
 @functools.cache
 def make_solver(config: T5Config = T5_1_1, data: int = 1, model: int = 1, **options) -> Solver:
     options = {"learning_rate": optax.constant_schedule(0.01), "optimizer": optimizers.adafactor} | options
-    return Solver(config, 0, mesh_data=data, mesh_model=model, devices=jax.devices()[: data * model], **options)
+    partitioner = Partitioner(data, model, devices=jax.devices()[: data * model])
+    return Solver(config, 0, partitioner=partitioner, **options)
 
 
 def random_like(abstract, seed: int = 0):
