@@ -76,6 +76,8 @@ class EpisodicMemory:
         self.entries: list[Entry | None] = [None] * capacity
         self._index: Index | None = None
         self._layout = Layout(capacity, mesh)
+        self._mean: jax.Array | None = None
+        self._axes: jax.Array | None = None
         self._row_of: dict[tuple[str, str], int] = {}
         self._owners = Owners()
         # By row: the owner's number (-1: free), whether the entry has a key, and the number of its addition.
@@ -244,11 +246,11 @@ class EpisodicMemory:
     @property
     def is_written(self) -> bool:
         """Whether any keys were."""
-        return hasattr(self, "_mean")
+        return self._mean is not None
 
     def stored(self) -> dict[str, jax.Array | np.ndarray]:
         """What `write` takes, once keys were written: `keys`, `[layout.rows, embed]` where they lie, `mean`, `axes`."""
-        assert self._index is not None
+        assert self._index is not None and self._mean is not None and self._axes is not None
         return {"keys": self._index.stored(), "mean": self._mean, "axes": self._axes}
 
     @property
@@ -291,7 +293,7 @@ class EpisodicMemory:
     @property
     def store(self) -> Store:
         """What `retrieval.retrieve` reads; once keys were written."""
-        assert self._index is not None
+        assert self._index is not None and self._mean is not None and self._axes is not None
         return Store(self._index.keys, self._row_owners, self._mean, self._axes)
 
     @property

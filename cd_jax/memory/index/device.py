@@ -148,8 +148,8 @@ class DeviceIndex:
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
         """See `Index`. Keys that are on the devices stay there."""
         self._held = np.array(held, bool)
-        build = _build_in_place if self._dtype == "float32" else _build
         keys = self.layout.fit(keys if isinstance(keys, jax.Array) else np.asarray(keys, np.float32))
+        build = _build_in_place if keys.dtype == self._dtype == "float32" else _build
         self.keys = build(keys, self.layout.place(self._held), self._metric, self._dtype, self.layout.sharding)
 
     def stored(self) -> jax.Array:
