@@ -8,13 +8,14 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from cd_jax.config.ranges import NonNegativeInt, PositiveInt
 from cd_jax.errors import RequestError
 from cd_jax.memory import machine, queries, retrieval
 from cd_jax.memory.entries import Entry, Line, Owners, read_lines, write_lines
 from cd_jax.memory.index.device import DeviceIndex, Index
+from cd_jax.memory.layout import Layout, counted
 from cd_jax.memory.retrieval import Retrieved, Store
 from cd_jax.rundir import files
 from cd_jax.types import Example
@@ -23,9 +24,9 @@ __all__ = ["Entry", "EpisodicMemory", "Retrieved", "Store"]
 
 EVICT = ("oldest", "least_used", "lowest_score")
 TRAIN_RETRIEVAL = ("random", "fixed", "off")
-# Bytes of a row at least: what is known of its entry; and for each dimension of the keys, which are here, in the index,
-# and among the vectors of updates.
-_ROW_BYTES, _DIMENSION_BYTES = 32, 12
+# Bytes of a row at least: what is known of its entry; and for each dimension of the keys, which are in the index and
+# encoded anew.
+_ROW_BYTES, _DIMENSION_BYTES = 32, 8
 
 
 @gin.configurable
@@ -36,7 +37,6 @@ class EpisodicMemory:
 
     Attributes:
       entries: of each row; None: it is free.
-      keys: float32 `[capacity, embed]`, as they were last written; None before.
     """
 
     def __init__(
@@ -74,8 +74,10 @@ class EpisodicMemory:
         self.train_retrieval, self.leave_out_own = train_retrieval, leave_out_own
         self._make_index, self._evict, self._mesh = index, evict, mesh
         self.entries: list[Entry | None] = [None] * capacity
-        self.keys: jax.Array | None = None
         self._index: Index | None = None
+        self._layout = Layout(capacity, mesh)
+        self._mean: jax.Array | None = None
+        self._axes: jax.Array | None = None
         self._row_of: dict[tuple[str, str], int] = {}
         self._owners = Owners()
         # By row: the owner's number (-1: free), whether the entry has a key, and the number of its addition.
@@ -85,7 +87,7 @@ class EpisodicMemory:
         self._additions = 0
         # Rows of the group of owners that has the most.
         self._most = 0
-        self._used = self._placed(np.zeros(capacity, np.int32))
+        self._used = self._layout.zeros(dtype=jnp.int32)
 
     # Entries
 
@@ -208,23 +210,48 @@ class EpisodicMemory:
 
     # Keys
 
-    def write(self, keys: jax.Array | np.ndarray) -> None:
+    def write(
+        self, keys: jax.Array | np.ndarray, mean_and_axes: tuple[jax.Array | np.ndarray, ...] | None = None
+    ) -> None:
         """Replaces all keys, and with them the axes; waits until they are found.
 
         Args:
-          keys: `[capacity, embed]`, of `prompts`; those of free rows are ignored. On the devices they stay there.
+          keys: `[capacity, embed]`, of `prompts`; those of free rows are ignored. On the devices they stay there, and
+            `[layout.rows, embed]`, laid out so, are taken over: they are not to be used any more.
+          mean_and_axes: of `Store`, where they are known.
         """
-        self._write(keys, self._owner >= 0)
+        self._write(keys, self._owner >= 0, mean_and_axes)
 
-    def _write(self, keys: jax.Array | np.ndarray, keyed: np.ndarray) -> None:
-        self.keys = jnp.asarray(keys, jnp.float32)
-        self.make_index(self.keys.shape[1])
+    def _write(self, keys: jax.Array | np.ndarray, keyed: np.ndarray, mean_and_axes: Any) -> None:
+        self.make_index(keys.shape[1])
         assert self._index
+        keys = self._layout.fit(keys if isinstance(keys, jax.Array) else np.asarray(keys, np.float32))
         self._keyed = keyed.copy()
-        self._index.replace(self.keys, keyed)
-        self._mean, self._axes = self._placed(_mean_and_axes(self.keys, keyed, self.num_axes))
+        if mean_and_axes is None:
+            # On one device as many rows are summed as there were before they were filled up.
+            rows = self.capacity if self._layout.shards == 1 else len(keys)
+            mean_and_axes = _mean_and_axes(
+                keys, self._layout.place(keyed), self.num_axes, rows, self._layout.replicated
+            )
+        self._mean, self._axes = jax.device_put(tuple(mean_and_axes), self._layout.replicated)
+        self._index.replace(keys, keyed)
         self._place_owners()
         self._index.wait()
+
+    @property
+    def keys(self) -> jax.Array | np.ndarray | None:
+        """`[capacity, embed]`, as the index compares them, no number in rows that are not found; None before `write`."""
+        return self.stored()["keys"][: self.capacity] if self.is_written else None
+
+    @property
+    def is_written(self) -> bool:
+        """Whether any keys were."""
+        return self._mean is not None
+
+    def stored(self) -> dict[str, jax.Array | np.ndarray]:
+        """What `write` takes, once keys were written: `keys`, `[layout.rows, embed]` where they lie, `mean`, `axes`."""
+        assert self._index is not None and self._mean is not None and self._axes is not None
+        return {"keys": self._index.stored(), "mean": self._mean, "axes": self._axes}
 
     @property
     def left_out(self) -> int:
@@ -238,6 +265,13 @@ class EpisodicMemory:
                 _check_room(self.capacity, _ROW_BYTES + _DIMENSION_BYTES * embed)
             none = np.zeros((0, embed), np.float32)
             self._index = self._make_index(none, capacity=self.capacity, mesh=self._mesh)
+            used, self._layout = self.used, self._index.layout
+            self.set_used(used)
+
+    @property
+    def layout(self) -> Layout:
+        """Where its rows lie, and those of all tables beside it; once there is an index."""
+        return self._layout
 
     def settings(self) -> dict[str, Any]:
         """What retrieval depends on beside the entries; once there is an index."""
@@ -249,21 +283,17 @@ class EpisodicMemory:
             "index": self._index.settings(),
         }
 
-    def _placed(self, arrays: Any) -> Any:
-        """On all devices of the mesh."""
-        return jax.device_put(arrays, NamedSharding(self._mesh, PartitionSpec()) if self._mesh else None)
-
     def _place_owners(self) -> None:
         groups = self._owners.groups(self._owner)
         self._most = int(np.bincount(groups[groups >= 0]).max(initial=0)) if self.leave_out_own else 0
-        self._row_owners = self._placed(np.where(self._keyed, groups, -1))
+        self._row_owners = self._layout.place(np.where(self._keyed, groups, -1).astype(np.int32), -1)
 
     # Retrieval
 
     @property
     def store(self) -> Store:
         """What `retrieval.retrieve` reads; once keys were written."""
-        assert self._index is not None
+        assert self._index is not None and self._mean is not None and self._axes is not None
         return Store(self._index.keys, self._row_owners, self._mean, self._axes)
 
     @property
@@ -278,18 +308,10 @@ class EpisodicMemory:
         owned = self._most
         return min(self.capacity, self.num_queries + (1 << (owned - 1).bit_length() if owned else 0))
 
-    def picked(self, key: jax.Array | None, rows: int) -> jax.Array:
-        """Which queries to ask, int32 `[rows, num_queries]`; traceable.
-
-        Args:
-          key: draws them, different ones for each row (training); None: the leading axes and the key (evaluation).
-          rows: of the batch.
-        """
-        if key is None:
-            evaluation = jnp.array([*range(1, self.num_queries), 0], jnp.int32)
-            return jnp.tile(evaluation[None], (rows, 1))
-        _, drawn = jax.lax.top_k(jax.random.uniform(key, (rows, 1 + self.num_axes)), self.num_queries)
-        return drawn
+    @property
+    def picked(self) -> queries.Pick:
+        """Which queries are asked; a static argument."""
+        return queries.Pick(self.num_queries, self.num_axes)
 
     def retrieve(
         self, embeddings: jax.Array | np.ndarray, owners: Sequence[str], key: jax.Array | None = None
@@ -302,21 +324,22 @@ class EpisodicMemory:
           key: see `picked`.
         """
         picked = self.picked(key, len(embeddings))
-        found = _retrieve(self.look_up, self.store, embeddings, self.owner_ids(owners), picked, self.count)
-        return jax.tree.map(np.asarray, found)
+        owned = self.owner_ids(owners)
+        found = _retrieve(self.look_up, self.store, embeddings, owned, picked, self.count, self._layout)
+        return jax.tree.map(self._layout.on_host, found)
 
     def count_use(self, rows: jax.Array) -> None:
         """Counts rows that were retrieved, int32 of any shape; -1 is none. The host does not wait for it."""
-        self._used = _counted(self._used, rows, self._used.sharding)
+        self._used = counted(self._used, rows, self._layout)
 
     @property
     def used(self) -> np.ndarray:
         """How often each row was retrieved, int32 `[capacity]`."""
-        return np.asarray(self._used)
+        return self._layout.on_host(self._used)[: self.capacity]
 
     def set_used(self, used: np.ndarray | jax.Array) -> None:
         """Takes up what was counted before, `used` of a memory with the same entries in the same rows."""
-        self._used = self._placed(np.asarray(used, np.int32))
+        self._used = self._layout.place(np.asarray(used, np.int32))
 
     @property
     def added(self) -> np.ndarray:
@@ -380,20 +403,18 @@ def _check_room(capacity: int, row: int) -> None:
     machine.check_room(capacity * row, f"EpisodicMemory.capacity={capacity} needs {{}}; bind it lower")
 
 
-@functools.partial(jax.jit, static_argnames="num_axes")
-def _mean_and_axes(keys: jax.Array, keyed: np.ndarray, num_axes: int) -> tuple[jax.Array, jax.Array]:
-    keys = jnp.where(keyed[:, None], keys, 0.0)
+@functools.partial(jax.jit, static_argnames=("num_axes", "rows", "sharding"))
+def _mean_and_axes(
+    keys: jax.Array, keyed: jax.Array, num_axes: int, rows: int, sharding: NamedSharding | None
+) -> tuple[jax.Array, jax.Array]:
+    keys, keyed = keys[:rows], keyed[:rows]
+    keys = jnp.where(keyed[:, None], keys.astype(jnp.float32), 0.0)
     mean, axes = queries.principal_axes(keys, num_axes, keyed)
     axes = jnp.pad(axes, ((0, num_axes - len(axes)), (0, 0)))
     # Among n keys there are n - 1 directions; the others would be what rounding makes of them.
     there = jnp.arange(num_axes) < keyed.sum() - 1
-    return mean, jnp.where(there[:, None], axes, 0.0)
+    found = mean, jnp.where(there[:, None], axes, 0.0)
+    return jax.lax.with_sharding_constraint(found, sharding) if sharding else found
 
 
-_retrieve = jax.jit(retrieval.retrieve, static_argnames=("look_up", "count"))
-
-
-@functools.partial(jax.jit, static_argnames="sharding")
-def _counted(used: jax.Array, rows: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
-    rows = jnp.where(rows < 0, len(used), rows)
-    return jax.lax.with_sharding_constraint(used.at[rows].add(1, mode="drop"), sharding)
+_retrieve = jax.jit(retrieval.retrieve, static_argnames=("look_up", "count", "layout"))

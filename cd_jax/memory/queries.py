@@ -1,5 +1,7 @@
 """Queries to the memory: the context's own embedding, and its projections onto the memory's principal axes."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -53,8 +55,10 @@ def _randomised(centred: jax.Array, count: int) -> jax.Array:
     basis = jax.random.normal(jax.random.key(0), (centred.shape[1], width))
     for _ in range(_POWER_ITERATIONS):
         basis, _ = jnp.linalg.qr(_product(centred.T, _product(centred, basis)))
-    _, _, rotation = jnp.linalg.svd(_product(centred, basis), full_matrices=False)
-    return _product(rotation[:count], basis.T)
+    projected = _product(centred, basis)
+    # Its right singular vectors: of a product of [width, width], as the rows may lie on many devices.
+    _, rotation = jnp.linalg.eigh(_product(projected.T, projected))
+    return _product(rotation[:, ::-1][:, :count].T, basis.T)
 
 
 @jax.jit
@@ -67,3 +71,29 @@ def candidate_queries(embeddings: jax.Array, mean: jax.Array, axes: jax.Array) -
     coordinates = _product(embeddings - mean[None], axes.T)
     projections = mean[None, None] + coordinates[:, :, None] * axes[None]
     return jnp.concatenate([embeddings[:, None], projections], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """Which queries to ask of a context; traceable.
+
+    Attributes:
+      num_queries: asked, none twice.
+      num_axes: whose projections are among those that may be.
+    """
+
+    num_queries: int
+    num_axes: int
+
+    def __call__(self, key: jax.Array | None, rows: int) -> jax.Array:
+        """Positions in `candidate_queries`, int32 `[rows, num_queries]`.
+
+        Args:
+          key: draws them, different ones for each row (training); None: the leading axes and the key (evaluation).
+          rows: of the batch.
+        """
+        if key is None:
+            evaluation = jnp.array([*range(1, self.num_queries), 0], jnp.int32)
+            return jnp.tile(evaluation[None], (rows, 1))
+        _, drawn = jax.lax.top_k(jax.random.uniform(key, (rows, 1 + self.num_axes)), self.num_queries)
+        return drawn

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cd_jax.memory import queries
+from cd_jax.memory.layout import Layout
 
 # Of an index: its keys, queries [n, embed] and a number of neighbours, to rows and distances, see `Index.look_up`.
 LookUp = Callable[[Any, jax.Array, int], tuple[jax.Array, jax.Array]]
@@ -43,7 +44,13 @@ class Retrieved(NamedTuple):
 
 
 def retrieve(
-    look_up: LookUp, store: Store, embeddings: jax.Array, owners: jax.Array, picked: jax.Array, count: int
+    look_up: LookUp,
+    store: Store,
+    embeddings: jax.Array,
+    owners: jax.Array,
+    picked: jax.Array,
+    count: int,
+    layout: Layout,
 ) -> Retrieved:
     """One query after the other takes the nearest entry that is not the context's own and was not taken before.
 
@@ -55,20 +62,22 @@ def retrieve(
       picked: int32 `[batch, queries]`, which candidates of `queries.candidate_queries` to ask.
       count: neighbours looked up for each query: at least the queries and the most entries of one owner together, for
         one to be left each time.
+      layout: of the memory.
     """
     batch, num_queries = picked.shape
     candidates = queries.candidate_queries(embeddings, store.mean, store.axes)
     asked = jnp.take_along_axis(candidates, picked[:, :, None], axis=1)
     found, distances = look_up(store.keys, asked.reshape(batch * num_queries, -1), count)
     shape = (batch, num_queries, count)
-    return _first_free(found.reshape(shape), distances.reshape(shape), store.owners, owners, picked)
+    found = found.reshape(shape)
+    # An index that is being rebuilt may still find what is no longer there.
+    found_owners = layout.take(store.owners, found, -1)
+    return _first_free(found, distances.reshape(shape), found_owners, owners, picked)
 
 
 def _first_free(
-    found: jax.Array, distances: jax.Array, row_owners: jax.Array, owners: jax.Array, picked: jax.Array
+    found: jax.Array, distances: jax.Array, found_owners: jax.Array, owners: jax.Array, picked: jax.Array
 ) -> Retrieved:
-    # An index that is being rebuilt may still find what is no longer there.
-    found_owners = jnp.where(found >= 0, row_owners[found], -1)
     free = (found_owners >= 0) & (found_owners != owners[:, None, None])
     rows, nearest = [], []
     for q in range(picked.shape[1]):

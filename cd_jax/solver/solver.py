@@ -44,6 +44,17 @@ def _bucket(x: Any) -> Any:
     return pad(x, ((0, 0),) * (x.ndim - 1) + ((0, decoding.bucketed(x.shape[-1]) - x.shape[-1]),))
 
 
+def _names(axes: partitioning.Axes) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes or ())
+
+
+def _row_axes(array: Any) -> partitioning.Axes:
+    """The axes of the mesh along which an array's rows lie; None: they do not."""
+    sharding = getattr(array, "sharding", None)
+    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
+    return spec[0] if len(spec) else None
+
+
 @gin.configurable
 class Solver:
     """T5 with its optimiser, on a mesh with axes `data` and `model`."""
@@ -94,7 +105,7 @@ class Solver:
         )
         self._score = jax.jit(self._nats, out_shardings=replicated)
         self._attended = jax.jit(self._shares, static_argnames="groups", out_shardings=replicated)
-        self._encode = jax.jit(self._in_chunks, static_argnames=("batch_size", "method"), out_shardings=replicated)
+        self._encode = jax.jit(self._in_chunks, static_argnames=("batch_size", "method", "axes"))
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint records beside the network's shape: with other values training would go on otherwise."""
@@ -355,28 +366,45 @@ class Solver:
         with self._on_mesh():
             return np.asarray(self._attended(params, *(given[name] for name in order), groups=groups))
 
-    def _in_chunks(self, params: Any, tokens: jax.Array, batch_size: int, method: str) -> jax.Array:
+    def _in_chunks(self, params: Any, tokens: jax.Array, batch_size: int, method: str, axes: Any) -> jax.Array:
         bound, rows = self._bind(params), len(tokens)
-        padded = jnp.pad(tokens, ((0, -rows % batch_size), (0, 0)))
-        # Of one chunk at a time; the rows of a chunk lie along the batch's axes of the mesh.
-        found = jax.lax.map(getattr(bound, method), padded.reshape(-1, batch_size, tokens.shape[-1]))
-        return found.reshape(-1, *found.shape[2:])[:rows]
+        sharding = NamedSharding(self.mesh, PartitionSpec(axes))
+        parts = math.prod(self.mesh.shape[axis] for axis in _names(axes))
+        # Of one chunk of every part at a time: what a device encodes of its own rows stays there.
+        own, size = rows // parts, batch_size // parts
+        padded = jnp.pad(tokens.reshape(parts, own, -1), ((0, 0), (0, -own % size), (0, 0)))
+        chunks = jnp.swapaxes(padded.reshape(parts, -1, size, tokens.shape[-1]), 0, 1)
+        chunks = chunks.reshape(-1, batch_size, tokens.shape[-1])
+
+        def encode(chunk):
+            # Rows that lie nowhere are dealt out as a batch is, and gathered in the end.
+            found = getattr(bound, method)(jax.lax.with_sharding_constraint(chunk, sharding) if axes else chunk)
+            return jax.lax.with_sharding_constraint(found, sharding) if axes else found
+
+        found = jax.lax.map(encode, chunks)
+        found = jnp.swapaxes(found.reshape(-1, parts, size, *found.shape[2:]), 0, 1)
+        found = found.reshape(parts, -1, *found.shape[3:])[:, :own].reshape(rows, *found.shape[3:])
+        return jax.lax.with_sharding_constraint(found, sharding)
 
     def encode_rows(self, params: Any, tokens: Any, batch_size: int, method: str = "pool") -> jax.Array:
-        """Encodes any number of rows in one call, and leaves what it finds on every device.
+        """Encodes any number of rows in one call.
 
         Args:
           params: of a `TrainState`.
-          tokens: `[rows, length]`, the same on every host.
-          batch_size: rows that are encoded at once; the next multiple of the devices along the batch.
+          tokens: `[rows, length]`, the same on every host; or an array whose rows lie along axes of the mesh, each of
+            whose devices encodes its own.
+          batch_size: rows that are encoded at once; the next multiple of the devices along the batch, or the rows.
           method: `pool` or `encode`, of `Bound`.
 
         Returns:
-          float32 `[rows, embed]`, or states in the dtype of the activations, `[rows, length, embed]`.
+          float32 `[rows, embed]`, or states in the dtype of the activations, `[rows, length, embed]`: where the rows
+          lie; of rows that lie nowhere, on every device.
         """
-        batch_size += -batch_size % self.batch_shards
+        axes = _row_axes(tokens)
+        unit = math.lcm(self.batch_shards, math.prod(self.mesh.shape[axis] for axis in _names(axes)))
+        batch_size += -batch_size % unit
         with self._on_mesh():
-            return self._encode(params, tokens, batch_size=batch_size, method=method)
+            return self._encode(params, tokens, batch_size=batch_size, method=method, axes=axes)
 
     def embed(self, params: Any, tokens: np.ndarray, batch_size: int) -> np.ndarray:
         """Context embeddings, the mean of the encoder's states: `[rows, length]` to float32 `[rows, embed]`."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cd_jax.memory import retrieval
+from cd_jax.memory.layout import Layout
 from cd_jax.nets.network import Cached
 from cd_jax.solver.read import Bound
 from cd_jax.step import passages
@@ -30,6 +31,7 @@ class Reader:
       room: tokens of an update that are read, at most: the question beside it is never cut.
       queries: `random` or `fixed`; `off` retrieves nothing.
       terms: what is added to the loss.
+      layout: of the memory's tables; None where there is no memory.
     """
 
     picked: Callable[[jax.Array | None, int], jax.Array] | None = None
@@ -40,6 +42,7 @@ class Reader:
     room: int = 0
     queries: str = "off"
     terms: tuple[Term, ...] = ()
+    layout: Layout | None = None
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -56,7 +59,7 @@ class Reader:
         prompts = batch["encoder_input_tokens"][:, 0]
         contexts = bound.pool(prompts)
         seen = {"contexts": jax.lax.stop_gradient(contexts)}
-        reading = Reading(bound, prompts, contexts, batch, memory)
+        reading = Reading(bound, prompts, contexts, batch, memory, self.layout)
         added = {
             name: term.weight * term(reading, jax.random.fold_in(terms_key, i) if i else terms_key)
             for i, (name, term) in enumerate(zip(self.losses, self.terms, strict=True))
@@ -70,17 +73,18 @@ class Reader:
     # Retrieval
 
     def _retrieve(self, contexts, examples, memories: Memories, key) -> retrieval.Retrieved:
-        assert self.picked and self.look_up
+        assert self.picked and self.look_up and self.layout
         picked = self.picked(key if self.queries == "random" else None, len(contexts))
         owners = memories.split.owners[examples]
-        return retrieval.retrieve(self.look_up, memories.store, contexts, owners, picked, self.count)
+        return retrieval.retrieve(self.look_up, memories.store, contexts, owners, picked, self.count, self.layout)
 
     def _with_memory(self, prompts, rows, memories: Memories) -> dict[str, Any]:
         """The features that change: what is retrieved stands in the passages, or beside them, encoded before."""
-        tokens = jnp.where(rows[..., None] < 0, 0, memories.candidates.tokens[rows])
+        assert self.layout
+        tokens = self.layout.take(memories.candidates.tokens, rows)
         if memories.states is None:
             ordinals = jnp.array(self.ordinals, jnp.int32)
             return {"encoder_input_tokens": passages.join(prompts, tokens, ordinals, self.length, self.room)}
-        states = memories.states[rows]
+        states = self.layout.take(memories.states, rows)
         batch, count, length, embed = states.shape
         return {"cached": Cached(states.reshape(batch, count * length, embed), tokens.reshape(batch, count * length))}

@@ -30,7 +30,8 @@ from cd_jax.types import Attempt
 # What a reader saw of each row of a batch, and what was added to it: arrays by name.
 Seen = dict[str, Any]
 
-_learn = jax.jit(pool.learn, static_argnames="temperature")
+_learn = jax.jit(pool.learn, static_argnames=("temperature", "layout"))
+_normalized = jax.jit(contrastive.normalize, donate_argnums=0)
 
 
 class _Numbers(dict):
@@ -41,7 +42,7 @@ class _Numbers(dict):
 
 
 class Recollection:
-    """What a process keeps of its memory on the devices.
+    """What a process keeps of its memory on the devices: of each table the rows of its own devices.
 
     Attributes:
       memory: on the host.
@@ -77,7 +78,8 @@ class Recollection:
         self._replicated = NamedSharding(solver.mesh, PartitionSpec())
         ordinals = tf.ragged.constant([vocabulary.encode(f"{i + 1}:") for i in range(memory.num_queries)])
         self._ordinals = tuple(map(tuple, ordinals.to_tensor().numpy().tolist()))
-        self._vectors = self._put(np.zeros((memory.capacity, solver.config.emb_dim), np.float32))
+        # Of no dimensions where nobody reads them.
+        self._vectors = memory.layout.zeros(solver.config.emb_dim if self._contrast else 0)
         self._states: jax.Array | None = None
         self._taught: Taught | None = None
         self.tabulate()
@@ -89,12 +91,13 @@ class Recollection:
         # Numbered anew, whatever splits were met before: the prior counts as many classes after a resumption.
         self._prompts, self._texts, self._tasks, self._answers = (_Numbers() for _ in range(4))
         # Of a prompt the end is read, as in passages; of an update the start.
-        self._contexts = self._put(self._padded(self._ended(self.memory.prompts())[:, -self._inputs :]))
-        self._labels = self._label()
+        layout = self.memory.layout
+        self._contexts = layout.place(self._padded(self._ended(self.memory.prompts())[:, -self._inputs :]))
+        self._label()
         texts = [entry.update if entry else "" for entry in self.memory.entries]
         said = self._vocabulary.encode_tf(tf.constant(texts))
-        self._longest = longest(said)
-        self._tokens = self._put(self._padded(said))
+        self._lengths, self._longest = said.row_lengths().numpy().astype(np.int32), longest(said)
+        self._tokens = layout.place(self._padded(said))
 
     def _put(self, tree: Any) -> Any:
         return jax.device_put(tree, self._replicated)
@@ -113,8 +116,8 @@ class Recollection:
         """All tokens, padded with 0 to a multiple of 8."""
         return tokens.to_tensor(shape=(None, -(-max(longest(tokens), 1) // 8) * 8)).numpy()
 
-    def _label(self) -> Labels:
-        """Of every row; -1 where it is free."""
+    def _label(self) -> None:
+        """Of every row; -1 where it is free. Counts how many have each task and answer."""
         rows = self.memory.rows()
         entries = [self._entry(row) for row in rows]
         columns = np.full((len(Labels._fields), self.memory.capacity), -1, np.int32)
@@ -124,7 +127,8 @@ class Recollection:
             self._tasks.of(entry.task for entry in entries),
             self._answers.of(entry.answer for entry in entries),
         )
-        return Labels(*self._put(tuple(columns)))
+        self._labels = Labels(*(self.memory.layout.place(column, -1) for column in columns))
+        self._classes = np.unique(columns[2:, rows], axis=1, return_counts=True)
 
     def _entry(self, row: int) -> Entry:
         entry = self.memory.entries[row]
@@ -138,9 +142,9 @@ class Recollection:
             return
         self._tasks.of(example.task for example in source.examples)
         self._answers.of(example.answer for example in source.examples)
-        held = (self._labels.texts >= 0).astype(jnp.float32)
+        (tasks, answers), held = self._classes
         counts = prior.empty(len(self._tasks), len(self._answers))
-        counts = prior.count(counts, self._labels.tasks, self._labels.answers, held)
+        counts = prior.count(counts, tasks, answers, held.astype(np.float32))
         wrong = np.zeros((len(source.examples), self._tokens.shape[1]), np.int32)
         for example, texts in enumerate(lessons.against):
             for text in texts[:1]:
@@ -169,7 +173,7 @@ class Recollection:
         solver, size = self._solver, self._batch_size
         self.memory.write(solver.encode_rows(params, self._contexts, size, "pool"))
         if self._contrast:
-            self._vectors = contrastive.normalize(solver.encode_rows(params, self._tokens, size, "pool"))
+            self._vectors = _normalized(solver.encode_rows(params, self._tokens, size, "pool"))
         if self._cached:
             self._states = solver.encode_rows(params, self._tokens, size, "encode")
 
@@ -189,7 +193,7 @@ class Recollection:
         """Says how many updates lose their end beside a prompt."""
         if self._cached:
             return
-        lengths, room = (np.asarray(self._tokens) != 0).sum(-1), self._inputs // 2
+        lengths, room = self._lengths, self._inputs // 2
         counter.tell_memory(int((lengths > room).sum()), len(self.memory.rows()), room, 2 * int(lengths.max()))
 
     def reading(self, feed: Feed, training: bool) -> tuple[Reader, Memories]:
@@ -207,6 +211,7 @@ class Recollection:
             room=max(min(length // 2, length - self.ordinal_length - feed.question), 0),
             queries=memory.train_retrieval if training else "fixed",
             terms=self._terms if training else (),
+            layout=memory.layout,
         )
         return reader, Memories(memory.store, self._candidates(), feed.split, self._states, self._taught)
 
@@ -225,8 +230,7 @@ class Recollection:
         """
         reader = self.reading(feed, training=False)[0]
         start = (np.array(self._ordinals) != 0).sum(-1)[None, :, None]
-        lengths = (np.asarray(self._tokens) != 0).sum(-1)
-        read = np.where(rows < 0, 0, np.minimum(lengths[rows], reader.room))[..., None]
+        read = np.where(rows < 0, 0, np.minimum(self._lengths[rows], reader.room))[..., None]
         position = np.arange(reader.length)[None, None]
         return (position >= start) & (position < start + read)
 
@@ -276,7 +280,7 @@ class Recollection:
         correct = jnp.array([attempt.correct for attempt in attempts], jnp.float32)
         counts = _learn(
             self._candidates(), self._taught.counts, seen["contexts"], anchors, seen["rows"], correct,
-            temperature=self._contrast.temperature,
+            temperature=self._contrast.temperature, layout=self.memory.layout,
         )  # fmt: skip
         wrong = np.zeros((len(attempts), self._taught.wrong.shape[1]), np.int32)
         for row, example, attempt in zip(wrong, examples, attempts, strict=True):
@@ -292,31 +296,48 @@ class Recollection:
         if not any(tokens[: len(said)] == said for tokens in explained):
             row[: len(said)] = said
 
-    def state(self, encoded: bool = False) -> dict[str, np.ndarray]:
+    def state(self, encoded: bool = False) -> dict[str, np.ndarray | jax.Array]:
         """What a checkpoint keeps beside the parameters.
 
         Args:
           encoded: also what was encoded, with other parameters than those at hand; with these it can be made again.
+
+        Returns:
+          Arrays of the host, whole on each; and what was encoded, a row for each of the memory's, where it lies.
         """
         kept: dict[str, Any] = {"used": self.memory.used}
         if self._taught:
-            kept |= {f"prior_{name}": counts for name, counts in self._taught.counts._asdict().items()}
-            kept["wrong_updates"] = self._taught.wrong
-        if encoded and self.memory.keys is not None:
-            kept |= {"keys": self.memory.keys, "vectors": self._vectors}
+            taught = {f"prior_{name}": counts for name, counts in self._taught.counts._asdict().items()}
+            kept |= jax.device_get(taught | {"wrong_updates": self._taught.wrong})
+        if encoded and self.memory.is_written:
+            kept |= self.memory.stored()
+            kept |= jax.device_get({name: kept[name] for name in ("mean", "axes")})
+            kept |= {"vectors": self._vectors} if self._contrast else {}
             kept |= {"states": self._states} if self._states is not None else {}
-        # Of no devices: another mesh may take it up.
-        return jax.device_get(kept)
+        return kept
 
-    def set_state(self, state: dict[str, np.ndarray], params: Any) -> None:
-        """Goes on from `state`, after `study`; what it has no encoding of is encoded with these parameters."""
-        self.memory.set_used(state["used"])
+    def set_state(self, state: dict[str, np.ndarray | jax.Array], params: Any) -> None:
+        """Goes on from `state`, after `study`; what it has no encoding of is encoded with these parameters.
+
+        Encoded rows may lie anywhere, and be filled up for another number of devices.
+        """
+        layout = self.memory.layout
+        self.memory.set_used(np.asarray(state["used"])[: layout.capacity])
         if self._taught:
-            counts = Prior(*(jnp.asarray(state[f"prior_{name}"]) for name in Prior._fields))
-            self._taught = self._put(Taught(counts, jnp.asarray(state["wrong_updates"])))
+            counts = Prior(*(np.asarray(state[f"prior_{name}"]) for name in Prior._fields))
+            self._taught = self._put(Taught(counts, np.asarray(state["wrong_updates"])))
         if "keys" not in state:
             self.refresh(params)
             return
-        self.memory.write(self._put(state["keys"]))
-        self._vectors = self._put(state["vectors"])
-        self._states = self._put(state["states"]) if "states" in state else None
+        known = (state["mean"], state["axes"]) if "mean" in state else None
+        self.memory.write(state["keys"], known)
+        if self._contrast:
+            self._vectors = layout.fit(state["vectors"])
+        self._states = layout.fit(state["states"]) if "states" in state else None
+
+    def sharding(self, shape: tuple[int, ...]) -> jax.sharding.Sharding:
+        """Where an array of `state` is to be restored: what has a row for each of the memory's, in parts, as far as
+        the devices divide it; the rest everywhere."""
+        layout = self.memory.layout
+        of_rows = len(shape) > 1 and shape[0] >= layout.capacity and not shape[0] % layout.shards
+        return (layout.sharding if of_rows else None) or self._replicated

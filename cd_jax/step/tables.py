@@ -42,9 +42,11 @@ class Taught(NamedTuple):
 class Memories(NamedTuple):
     """What the step reads beside its batch: a pytree of device arrays that keep their shapes.
 
+    What has a row for each of the memory's lies along the mesh as the memory's `layout` says; the rest is everywhere.
+
     Attributes:
       store: keys, owners and axes.
-      candidates: the updates, and what is known of them.
+      candidates: the updates, and what is known of them; vectors of no dimensions where no term reads them.
       split: of the examples that the batch is of.
       states: `[rows, length, embed]`, encoder states of the updates; None where passages hold the prompt.
       taught: None where there is no contrastive term.

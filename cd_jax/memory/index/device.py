@@ -8,13 +8,14 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from cd_jax.config.ranges import NonNegativeInt, Share
 from cd_jax.errors import RequestError
 from cd_jax.memory import retrieval
 from cd_jax.memory.index import nearest, sharded
 from cd_jax.memory.index.scann import ScannIndex
+from cd_jax.memory.layout import Layout
 
 __all__ = ["DeviceIndex", "Index", "ScannIndex"]
 
@@ -31,9 +32,11 @@ class Index(Protocol):
 
     Attributes:
       keys: a pytree of device arrays, `look_up`'s first argument inside a jitted step; its shapes never change.
+      layout: where the rows of the memory lie, in this index and beside it.
     """
 
     keys: Any
+    layout: Layout
 
     @property
     def left_out(self) -> int:
@@ -52,7 +55,15 @@ class Index(Protocol):
         ...
 
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
-        """Writes keys `[capacity, embed]` into all rows; those not `held`, bool `[capacity]`, are emptied."""
+        """Writes keys `[capacity, embed]` into all rows; those not `held`, bool `[capacity]`, are emptied.
+
+        Keys `[layout.rows, embed]` that lie on the devices as `layout` says may be taken over, and are not to be used
+        any more.
+        """
+        ...
+
+    def stored(self) -> jax.Array | np.ndarray:
+        """The keys as they are compared, `[capacity or layout.rows, embed]`; no number in rows that are not found."""
         ...
 
     def wait(self) -> None:
@@ -117,16 +128,17 @@ class DeviceIndex:
         nearest.check("DeviceIndex", metric, recall_target)
         self._capacity = nearest.checked_capacity("DeviceIndex", capacity, len(keys))
         self._metric, self._dtype = metric, dtype
-        shards = sharded.shards(mesh, axes) if mesh else 1
+        self.layout = Layout(self._capacity, mesh, axes)
+        shards = self.layout.shards
         self._where = {"mesh": mesh, "axes": axes} if shards > 1 else {}
-        self._sharding = NamedSharding(mesh, PartitionSpec(axes)) if mesh else None
-        self.look_up = _DeviceLookUp(metric, recall_target, mesh if shards > 1 else None, axes)
-        unit = nearest.BLOCK * shards
-        # Rows that are never filled let every block, and every device's part, be whole.
-        self._rows = -(-self._capacity // unit) * unit
-        first = np.zeros((self._capacity, keys.shape[1]), np.float32)
-        first[: len(keys)] = keys
-        self.replace(first, np.arange(self._capacity) < len(keys))
+        self.look_up = DeviceLookUp(metric, recall_target, mesh if shards > 1 else None, axes)
+        held = np.arange(self._capacity) < len(keys)
+        if len(keys):
+            self.replace(np.asarray(keys, np.float32), held)
+        else:
+            self._held = held
+            bias = self.layout.place(np.full(self._capacity, -np.inf, np.float32), -np.inf)
+            self.keys = nearest.Keys(self.layout.zeros(keys.shape[1], dtype=dtype), bias)
 
     def settings(self) -> dict[str, Any]:
         """See `Index`."""
@@ -136,7 +148,13 @@ class DeviceIndex:
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
         """See `Index`. Keys that are on the devices stay there."""
         self._held = np.array(held, bool)
-        self.keys = _build(keys, held, self._rows, self._metric, self._dtype, self._sharding)
+        keys = self.layout.fit(keys if isinstance(keys, jax.Array) else np.asarray(keys, np.float32))
+        build = _build_in_place if keys.dtype == self._dtype == "float32" else _build
+        self.keys = build(keys, self.layout.place(self._held), self._metric, self._dtype, self.layout.sharding)
+
+    def stored(self) -> jax.Array:
+        """See `Index`: `[layout.rows, embed]`, in the `dtype` of the keys."""
+        return _stored(self.keys, self.layout.sharding)
 
     def update(self, rows: np.ndarray, keys: np.ndarray) -> None:
         """See `Index`. Raises RequestError for a row that is none."""
@@ -155,7 +173,7 @@ class DeviceIndex:
     @property
     def left_out(self) -> int:
         """See `Index`. Waits for the devices."""
-        return int(self._held.sum()) - int(np.isfinite(np.asarray(self.keys.bias)).sum())
+        return int(self._held.sum()) - int(self.layout.on_host(jnp.isfinite(self.keys.bias).sum()))
 
     def _filled_up(self, rows: np.ndarray) -> np.ndarray:
         """Rows to the next power of two, so that few sizes are compiled; the added ones lie beyond the last."""
@@ -173,17 +191,26 @@ class DeviceIndex:
         """See `Index`: they are seen at once."""
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "metric", "dtype", "sharding"))
-def _build(keys, held, rows: int, metric: str, dtype: str, sharding: NamedSharding | None) -> nearest.Keys:
+def _built(keys, held, metric: str, dtype: str, sharding: jax.sharding.Sharding | None) -> nearest.Keys:
     # What stands in a row that is not held may be no number, and must not outlive its bias.
-    built = nearest.build(jnp.where(held[:, None], keys, 0.0), rows, metric, dtype)
-    bias = jnp.where(jnp.pad(held, (0, rows - len(held))), built.bias, -jnp.inf)
-    built = nearest.Keys(built.vectors, bias)
+    built = nearest.build(jnp.where(held[:, None], keys, 0.0), len(keys), metric, dtype)
+    built = nearest.Keys(built.vectors, jnp.where(held, built.bias, -jnp.inf))
     return jax.lax.with_sharding_constraint(built, sharding) if sharding else built
 
 
+_build = jax.jit(_built, static_argnames=("metric", "dtype", "sharding"))
+# A memory fills most of a device: its new keys stand where they were encoded.
+_build_in_place = jax.jit(_built, static_argnames=("metric", "dtype", "sharding"), donate_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnames="sharding")
+def _stored(keys: nearest.Keys, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    stored = jnp.where(jnp.isneginf(keys.bias)[:, None], jnp.nan, keys.vectors)
+    return jax.lax.with_sharding_constraint(stored, sharding) if sharding else stored
+
+
 @dataclasses.dataclass(frozen=True)
-class _DeviceLookUp:
+class DeviceLookUp:
     """`DeviceIndex.look_up`. It compares by its settings, so that what was compiled for one index serves others."""
 
     metric: str

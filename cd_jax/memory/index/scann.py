@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cd_jax.config.ranges import NonNegativeInt, Share
 from cd_jax.errors import RequestError, RunError
 from cd_jax.memory.index import nearest
+from cd_jax.memory.layout import Layout
 
 # Fewer keys are scored exactly, as ScaNN's documentation advises. From there to 100,000 it advises to score all keys by
 # hashes, without a tree; with one, 50,000 clustered keys of 512 were searched five times as fast at recall 0.97.
@@ -79,6 +80,7 @@ class ScannIndex:
 
     Attributes:
       keys: see `Index`; nothing, as they are on the host.
+      layout: see `Index`.
     """
 
     keys = ()
@@ -109,6 +111,11 @@ class ScannIndex:
         nearest.check("ScannIndex", metric, recall_target)
         if importlib.util.find_spec("scann") is None:
             raise RequestError("ScannIndex wants scann, which Linux alone has; bind EpisodicMemory.index=@DeviceIndex")
+        if jax.process_count() > 1:
+            raise RequestError(
+                "ScannIndex searches on the host of one process, and there are "
+                f"{jax.process_count()}; bind EpisodicMemory.index=@DeviceIndex"
+            )
         if leaves < 0:
             raise RequestError(f"ScannIndex.leaves={leaves} is no number of leaves; bind 0 or more")
         self._capacity = nearest.checked_capacity("ScannIndex", capacity, len(keys))
@@ -116,7 +123,7 @@ class ScannIndex:
         self._keys = np.zeros((self._capacity, keys.shape[1]), np.float32)
         self._keys[: len(keys)] = self._prepared(keys)
         self._held = np.arange(self._capacity) < len(keys)
-        self._mesh = mesh
+        self._mesh, self.layout = mesh, Layout(self._capacity, mesh)
         self._lock = threading.Lock()
         self._version = 0
         self._failure: Exception | None = None
@@ -158,7 +165,11 @@ class ScannIndex:
 
     def replace(self, keys: jax.Array | np.ndarray, held: np.ndarray) -> None:
         """See `Index`. Raises RunError as `wait`."""
-        self._write(np.arange(self._capacity), np.asarray(held), self._prepared(keys))
+        self._write(np.arange(self._capacity), np.asarray(held), self._prepared(keys)[: self._capacity])
+
+    def stored(self) -> np.ndarray:
+        """See `Index`: `[capacity, embed]`."""
+        return np.where((self._held & self._finite())[:, None], self._keys, np.float32(np.nan))
 
     def remove(self, rows: np.ndarray) -> None:
         """See `Index`. Raises as `update`."""

@@ -50,20 +50,20 @@ def put(keys: Keys, rows: jax.Array, vectors: jax.Array, metric: str, mesh: Mesh
     """`nearest.put`, each device writing what is its own."""
 
     def of_shard(keys, rows, vectors):
-        return on_one.put(keys, _own(rows, keys, axes), vectors, metric)
+        return on_one.put(keys, own(rows, len(keys.bias), axes), vectors, metric)
 
     none, along = PartitionSpec(), PartitionSpec(axes)
-    return _map(of_shard, mesh, (along, none, none), along)(keys, jnp.asarray(rows), vectors)
+    return mapped(of_shard, mesh, (along, none, none), along)(keys, jnp.asarray(rows), vectors)
 
 
 def drop(keys: Keys, rows: jax.Array, mesh: Mesh, axes: Axes) -> Keys:
     """`nearest.drop`, each device emptying what is its own."""
 
     def of_shard(keys, rows):
-        return on_one.drop(keys, _own(rows, keys, axes))
+        return on_one.drop(keys, own(rows, len(keys.bias), axes))
 
     along = PartitionSpec(axes)
-    return _map(of_shard, mesh, (along, PartitionSpec()), along)(keys, jnp.asarray(rows))
+    return mapped(of_shard, mesh, (along, PartitionSpec()), along)(keys, jnp.asarray(rows))
 
 
 def nearest(
@@ -107,13 +107,14 @@ def nearest(
         return on_one.merged(gather(scores), gather(rows), count)
 
     batch = PartitionSpec(batch_axes)
-    scores, rows = _map(of_shard, mesh, (PartitionSpec(axes), batch), batch)(keys, queries)
+    scores, rows = mapped(of_shard, mesh, (PartitionSpec(axes), batch), batch)(keys, queries)
     return on_one.finished(scores, rows, queries, metric)
 
 
-def _map(function, mesh: Mesh, in_specs, out_specs):
+def mapped(function, mesh: Mesh, in_specs, out_specs):
+    """`jax.shard_map`, of functions that gather and sum by themselves."""
     # What is gathered is the same everywhere, which the types of shard_map cannot tell.
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.shardmapped(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _rows_of_shard(keys: Keys, mesh: Mesh, axes: Axes) -> int:
@@ -123,8 +124,7 @@ def _rows_of_shard(keys: Keys, mesh: Mesh, axes: Axes) -> int:
     return rows // parts
 
 
-def _own(rows: jax.Array, keys: Keys, axes: Axes) -> jax.Array:
-    """Rows as the device counts its own; those of others lie beyond its last."""
-    own_rows = len(keys.bias)
+def own(rows: jax.Array, own_rows: int, axes: Axes) -> jax.Array:
+    """Rows as the device counts its own `own_rows`; those of others, and none (below 0), lie beyond its last."""
     rows = rows - jax.lax.axis_index(axes) * own_rows
     return jnp.where((rows < 0) | (rows >= own_rows), own_rows, rows)

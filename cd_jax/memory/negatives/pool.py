@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from cd_jax.losses import contrastive
+from cd_jax.memory.layout import Layout
 from cd_jax.memory.negatives import prior, samplers
+from cd_jax.memory.negatives.parts import Parts
 from cd_jax.memory.negatives.samplers import Sampler
 
 
@@ -64,6 +67,7 @@ def draw(
     sampler: Sampler,
     k: int,
     temperature: float,
+    layout: Layout | None = None,
 ) -> Draw:
     """Draws k negatives for each anchor.
 
@@ -76,11 +80,35 @@ def draw(
       sampler: of `negatives.SAMPLERS`.
       k: negatives.
       temperature: of the scores.
+      layout: where the pool's rows lie; None: they are whole, and none fills them up.
     """
-    scores, prior_ = _judged(pool, counts, contexts, anchors, temperature)
+    over = Parts.of(layout)
+
+    def of_part(keys, pool, counts, contexts, anchors):
+        scores, prior_ = _judged(pool, counts, contexts, anchors, temperature)
+        # Which tells a sampler of a user's own nothing new.
+        drawn = functools.partial(sampler, k=k, over=over) if layout else functools.partial(sampler, k=k)
+        candidates, log_weights = jax.vmap(drawn)(keys, scores, prior_)
+        mass = jax.vmap(functools.partial(samplers.positive_mass, over=over))(scores, prior_)
+        return Draw(candidates, log_weights, mass)
+
     keys = jax.random.split(key, len(contexts))
-    candidates, log_weights = jax.vmap(functools.partial(sampler, k=k))(keys, scores, prior_)
-    return Draw(candidates, log_weights, jax.vmap(samplers.positive_mass)(scores, prior_))
+    return _of_parts(of_part, layout, 1)(keys, pool, counts, contexts, anchors)
+
+
+def _of_parts(function, layout: Layout | None, place: int):
+    """Of a function, one of whose arguments is the pool: each device gives it its own rows; the result is everywhere."""
+    if layout is None or layout.shards == 1:
+        return function
+
+    def call(*arguments):
+        whole, along = PartitionSpec(), PartitionSpec(layout.axes)
+        # What is not read here does not become a part of it.
+        pool = arguments[place]._replace(tokens=())
+        specs = tuple(along if i == place else whole for i in range(len(arguments)))
+        return layout.map(function, specs, whole)(*arguments[:place], pool, *arguments[place + 1 :])
+
+    return call
 
 
 def _judged(pool: Pool, counts: prior.Prior, contexts, anchors: Labels, temperature: float):
@@ -104,6 +132,7 @@ def learn(
     retrieved: jax.Array,
     scores: jax.Array,
     temperature: float,
+    layout: Layout | None = None,
 ) -> prior.Prior:
     """Learns what retrieved memories say of the prior: one that led to a right answer may be of the anchor's class.
 
@@ -115,18 +144,25 @@ def learn(
       retrieved: int32 `[batch, queries]`, of the pool; -1 for none.
       scores: float32 `[batch]`, what the verifier gave the answer, 0..1.
       temperature: of the scores of candidates.
+      layout: as of `draw`.
     """
-    of_pool, prior_ = _judged(pool, counts, contexts, anchors, temperature)
-    mask = samplers.eligible(of_pool, prior_)
-    mean = jnp.where(mask, prior_, 0.0).sum(-1) / jnp.maximum(mask.sum(-1), 1)
-    rank = jax.vmap(jax.vmap(samplers.cdf_logit_of, (0, None, None)), (0, 0, 0))
-    logits = samplers.unmixed(rank(retrieved, of_pool, mask), mean[:, None])
-    labels = pool.labels
-    relations = prior.relation(
-        anchors.tasks[:, None], anchors.answers[:, None], labels.tasks[retrieved], labels.answers[retrieved]
-    )
+    over = Parts.of(layout)
+
+    def of_part(pool, counts, contexts, anchors, retrieved):
+        """Logits of the retrieved, whether each counts, and their tasks and answers; all `[batch, queries]`."""
+        of_pool, prior_ = _judged(pool, counts, contexts, anchors, temperature)
+        mask = samplers.eligible(of_pool, prior_)
+        total, at = jax.vmap(over.total), jax.vmap(over.at)
+        mean = total(jnp.where(mask, prior_, 0.0)) / jnp.maximum(total(mask), 1)
+        logit_of = functools.partial(samplers.cdf_logit_of, over=over)
+        rank = jax.vmap(jax.vmap(logit_of, (0, None, None)), (0, 0, 0))
+        logits = samplers.unmixed(rank(retrieved, of_pool, mask), mean[:, None])
+        counts_for = (retrieved >= 0) & (at(mask.astype(jnp.int32), retrieved) > 0)
+        return logits, counts_for, over.at(pool.labels.tasks, retrieved), over.at(pool.labels.answers, retrieved)
+
+    logits, counts_for, tasks, answers = _of_parts(of_part, layout, 0)(pool, counts, contexts, anchors, retrieved)
+    relations = prior.relation(anchors.tasks[:, None], anchors.answers[:, None], tasks, answers)
     # Its own updates, where they may be retrieved, are right without saying anything of others.
-    counts_for = (retrieved >= 0) & jnp.take_along_axis(mask, retrieved, 1)
-    tasks = jnp.where(counts_for, anchors.tasks[:, None], len(counts.answers))
+    of_anchor = jnp.where(counts_for, anchors.tasks[:, None], len(counts.answers))
     every = jnp.broadcast_to(scores[:, None], retrieved.shape)
-    return prior.learn(counts, tasks.ravel(), relations.ravel(), every.ravel(), logits.ravel())
+    return prior.learn(counts, of_anchor.ravel(), relations.ravel(), every.ravel(), logits.ravel())

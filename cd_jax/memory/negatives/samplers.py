@@ -19,8 +19,8 @@ A candidate whose score is not finite or whose prior is 1 is not in the pool: pa
 anchor's own update. It is never drawn. Where fewer than k candidates are left, the free places repeat the first index
 with the weight 0 (its logarithm is -inf).
 
-Nothing here looks at the layout of the arrays: with a pool sharded over a mesh, XLA brings in the collectives, and as
-JAX's random numbers do not depend on the sharding (`jax_threefry_partitionable`), the draw is that of one device.
+Of a pool that lies on many devices each has a part, and `over` says how they come together (see `parts.Parts`): sums and
+the best of each part go over the network, never the scores, and the draw is that of one device.
 """
 
 from typing import Protocol
@@ -29,6 +29,8 @@ import jax
 import jax.numpy as jnp
 
 from cd_jax.losses.contrastive import Mixtures
+from cd_jax.memory.negatives import ranks
+from cd_jax.memory.negatives.parts import WHOLE, Parts
 
 # Where exp(x) is so small that 1 - exp(-exp(x)) is exp(x) - exp(x)^2 / 2 in float32.
 _SMALL_EXPONENT = -10.0
@@ -37,14 +39,17 @@ _SMALL_EXPONENT = -10.0
 class Sampler(Protocol):
     """Draws negatives for one anchor; `jax.vmap` it over a batch, with a key for each row."""
 
-    def __call__(self, key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+    ) -> tuple[jax.Array, jax.Array]:
         """Draws.
 
         Args:
           key: a PRNG key.
-          scores: float32 `[pool]`, of each candidate against the anchor.
+          scores: float32 `[pool]`, of each candidate against the anchor; of a pool in parts, of this device's.
           prior: float32 `[pool]`, the probability that a candidate is a false negative, e.g. of `prior.false_negative`.
           k: negatives; static, at most the pool.
+          over: the pool, of which these are a part.
 
         Returns:
           int32 indices `[k]`, and float32 logarithms of their weights `[k]`. Neither has a gradient.
@@ -72,10 +77,10 @@ def cdf_logit(scores: jax.Array, mask: jax.Array) -> jax.Array:
     Returns:
       float32 `[pool]`; 0 outside the mask.
     """
-    ranks = _whole_numbers(jnp.where(mask, scores, jnp.inf))
-    ordered = jnp.sort(ranks)
+    numbers = _whole_numbers(jnp.where(mask, scores, jnp.inf))
+    ordered = jnp.sort(numbers)
     # Twice the mid-rank, and what is left of twice the pool.
-    below = jnp.searchsorted(ordered, ranks, side="left") + jnp.searchsorted(ordered, ranks, side="right")
+    below = jnp.searchsorted(ordered, numbers, side="left") + jnp.searchsorted(ordered, numbers, side="right")
     return jnp.where(mask, _log_odds(below, 2 * mask.sum() - below), 0.0)
 
 
@@ -89,11 +94,12 @@ def _log_odds(below: jax.Array, above: jax.Array) -> jax.Array:
     return jnp.log(jnp.maximum(below, 1).astype(jnp.float32)) - jnp.log(jnp.maximum(above, 1).astype(jnp.float32))
 
 
-def cdf_logit_of(candidate: jax.Array, scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """`cdf_logit(scores, mask)[candidate]` without sorting: a float32 scalar."""
-    score = scores[candidate]
-    below = (mask & (scores < score)).sum() + (mask & (scores <= score)).sum()
-    return jnp.where(mask[candidate], _log_odds(below, 2 * mask.sum() - below), 0.0)
+def cdf_logit_of(candidate: jax.Array, scores: jax.Array, mask: jax.Array, over: Parts = WHOLE) -> jax.Array:
+    """`cdf_logit(scores, mask)[candidate]` of the whole pool, without sorting: a float32 scalar."""
+    score = over.at(scores, candidate)
+    below = over.total(mask & (scores < score)) + over.total(mask & (scores <= score))
+    counts = over.at(mask.astype(jnp.int32), candidate) > 0
+    return jnp.where(counts, _log_odds(below, 2 * over.total(mask) - below), 0.0)
 
 
 def unmixed(cdf_logit: jax.Array, prior: jax.Array) -> jax.Array:
@@ -132,7 +138,9 @@ def log_posterior(cdf_logit: jax.Array, prior: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(-(cdf_logit + jnp.log(prior) - jnp.log1p(-prior)))
 
 
-def gumbel_top_k(key: jax.Array, log_proposals: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def gumbel_top_k(
+    key: jax.Array, log_proposals: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """Draws k without replacement, one after the other in proportion to `exp(log_proposals)` of those left.
 
     The k largest of the logarithms, each with Gumbel noise, are such a draw (Kool et al. 2019, arXiv 1903.06059). Given
@@ -145,6 +153,7 @@ def gumbel_top_k(key: jax.Array, log_proposals: jax.Array, k: int) -> tuple[jax.
       key: a PRNG key.
       log_proposals: float32 `[pool]`, up to a constant; -inf is never drawn.
       k: static, at most the pool.
+      over: the pool.
 
     Returns:
       int32 indices `[k]` in the order of the draw, and float32 `log q` `[k]`; +inf in places left free.
@@ -153,37 +162,45 @@ def gumbel_top_k(key: jax.Array, log_proposals: jax.Array, k: int) -> tuple[jax.
       ValueError: k is below 1 or above the pool.
     """
     pool = log_proposals.shape[0]
-    if not 1 <= k <= pool:
+    if k < 1 or (k > pool and not over.axes):
         raise ValueError(f"cannot draw {k} negatives of a pool of {pool}")
-    # Precise in the upper tail: the winner of a large pool has noise that float32 is too coarse for otherwise.
-    noise = jax.random.gumbel(key, (pool,), log_proposals.dtype, mode="high")
-    best, indices = jax.lax.top_k(log_proposals + noise, min(k + 1, pool))
-    threshold = best[k] if k < pool else -jnp.inf
+    noise = over.gumbel(key, pool, log_proposals.dtype)
+    best, indices = over.top_k(log_proposals + noise, k + 1 if over.axes else min(k + 1, pool))
+    return _drawn(best, indices, over.at(log_proposals, indices), k)
+
+
+def _drawn(best: jax.Array, indices: jax.Array, log_proposals: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """What `gumbel_top_k` returns, of the largest sums, one more than are drawn where there is one."""
+    threshold = best[k] if len(best) > k else -jnp.inf
     drawn = best[:k] > -jnp.inf
+    exponent = jnp.where(drawn, log_proposals[:k], log_proposals[0]) - threshold
     indices = jnp.where(drawn, indices[:k], indices[0])
-    exponent = log_proposals[indices] - threshold
     log_inclusion = jnp.where(
         exponent < _SMALL_EXPONENT, exponent - 0.5 * jnp.exp(exponent), jnp.log(-jnp.expm1(-jnp.exp(exponent)))
     )
     return indices, jnp.where(drawn, log_inclusion, jnp.inf)
 
 
-def uniform(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def uniform(
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """Every candidate with the same chance, and the weight candidates / k. See `Sampler`."""
     mask = eligible(scores, prior)
-    indices, log_inclusion = gumbel_top_k(key, jnp.where(mask, 0.0, -jnp.inf), k)
+    indices, log_inclusion = gumbel_top_k(key, jnp.where(mask, 0.0, -jnp.inf), k, over)
     # The chance of each, k / candidates, is known: better than what the threshold says of it.
-    count = mask.sum().astype(jnp.float32)
+    count = over.total(mask).astype(jnp.float32)
     log_weights = jnp.log(jnp.maximum(count, 1.0)) - jnp.log(jnp.clip(count, 1.0, k))
     return indices, jnp.where(log_inclusion < jnp.inf, log_weights, -jnp.inf)
 
 
-def in_batch(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def in_batch(
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """The other anchors' updates: `uniform` of a pool of these, or of scores that `within_batch` restricted.
 
     With k = batch - 1 there is nothing to draw: all of them, each with the weight 1.
     """
-    return uniform(key, scores, prior, k)
+    return uniform(key, scores, prior, k, over)
 
 
 def within_batch(scores: jax.Array, positives: jax.Array) -> jax.Array:
@@ -201,23 +218,27 @@ def within_batch(scores: jax.Array, positives: jax.Array) -> jax.Array:
     return jnp.where(somebodys[None] & (candidates[None] != positives[:, None]), scores, -jnp.inf)
 
 
-def hard(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def hard(
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """The top scores, the first index first where they are equal, each with the weight 1; no chance. See `Sampler`."""
     del key
     masked = jax.lax.stop_gradient(jnp.where(eligible(scores, prior), scores, -jnp.inf))
-    best, indices = jax.lax.top_k(masked, k)
+    best, indices = over.top_k(masked, k)
     drawn = best > -jnp.inf
     return jnp.where(drawn, indices, indices[0]), jnp.where(drawn, 0.0, -jnp.inf)
 
 
-def mixed(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def mixed(
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """The real negatives of MoCHi (arXiv 2010.01028): a `uniform` draw, its hardest first. See `Sampler`.
 
     The synthetic negatives are mixed of the leading ones and have no index: `mixtures` says of which, and
     `contrastive.mixed_embeddings` makes them.
     """
-    indices, log_weights = uniform(key, scores, prior, k)
-    drawn_scores = jax.lax.stop_gradient(jnp.where(log_weights > -jnp.inf, scores[indices], -jnp.inf))
+    indices, log_weights = uniform(key, scores, prior, k, over)
+    drawn_scores = jax.lax.stop_gradient(jnp.where(log_weights > -jnp.inf, over.at(scores, indices), -jnp.inf))
     order = jnp.argsort(-drawn_scores)
     return indices[order], log_weights[order]
 
@@ -242,32 +263,35 @@ def mixtures(key: jax.Array, hardest: int, pairs: int, with_anchor: int) -> Mixt
     return Mixtures(first, second, share, anchor_share)
 
 
-def debiased(key: jax.Array, scores: jax.Array, prior: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def debiased(
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE
+) -> tuple[jax.Array, jax.Array]:
     """The draw of DCL (arXiv 2007.00224): `uniform`. See `Sampler`.
 
     What makes it debiased is in the loss, `contrastive.debiased_info_nce`: `positive_mass` times the positive's term
     stands for the false negatives and is taken away.
     """
-    return uniform(key, scores, prior, k)
+    return uniform(key, scores, prior, k, over)
 
 
-def positive_mass(scores: jax.Array, prior: jax.Array) -> tuple[jax.Array, jax.Array]:
+def positive_mass(scores: jax.Array, prior: jax.Array, over: Parts = WHOLE) -> tuple[jax.Array, jax.Array]:
     """How many false negatives, and true ones, the prior expects in a pool (N tau+ and N tau- of arXiv 2007.00224).
 
     Args:
       scores: float32 `[pool]`.
       prior: float32 `[pool]`.
+      over: the pool.
 
     Returns:
       Two float32 scalars.
     """
     mask = eligible(scores, prior)
-    false = jnp.where(mask, prior, 0.0).sum()
-    return false, mask.sum() - false
+    false = over.total(jnp.where(mask, prior, 0.0))
+    return false, over.total(mask) - false
 
 
 def bayesian(
-    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, hardness: float = 1.0
+    key: jax.Array, scores: jax.Array, prior: jax.Array, k: int, over: Parts = WHOLE, hardness: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """Hard true negatives: k without replacement in proportion to `posterior * exp(hardness * score)`. See `Sampler`.
 
@@ -283,6 +307,7 @@ def bayesian(
       scores: see `Sampler`.
       prior: see `Sampler`.
       k: see `Sampler`.
+      over: see `Sampler`.
       hardness: how much more often a higher score is drawn, per unit of score.
 
     Returns:
@@ -291,10 +316,23 @@ def bayesian(
     scores, prior = jax.lax.stop_gradient((scores, prior))
     mask = eligible(scores, prior)
     prior = jnp.where(mask, prior, 0.0)
-    mean = prior.sum() / jnp.maximum(mask.sum(), 1)
+    candidates = over.total(mask)
+    mean = over.total(prior) / jnp.maximum(candidates, 1)
+    if over.axes:
+
+        def judge(below, scores, prior):
+            log_true = log_posterior(unmixed(_log_odds(below, 2 * candidates - below), mean), prior)
+            return log_true, log_true + hardness * jnp.where(jnp.isfinite(scores), scores, 0.0)
+
+        noise, numbers = over.gumbel(key, len(scores), scores.dtype), _whole_numbers(scores)
+        best, indices, log_true, log_proposals = ranks.top_proposals(
+            judge, noise, scores, numbers, prior, mask, k + 1, over
+        )
+        indices, log_inclusion = _drawn(best, indices, log_proposals, k)
+        return indices, jnp.where(log_inclusion < jnp.inf, log_true[:k], 0.0) - log_inclusion
     log_true = log_posterior(unmixed(cdf_logit(scores, mask), mean), prior)
     log_proposals = jnp.where(mask, log_true + hardness * jnp.where(mask, scores, 0.0), -jnp.inf)
-    indices, log_inclusion = gumbel_top_k(key, log_proposals, k)
+    indices, log_inclusion = gumbel_top_k(key, log_proposals, k, over)
     return indices, log_true[indices] - log_inclusion
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from cd_jax.memory.layout import Layout
 from cd_jax.solver.read import Bound
 
 
@@ -21,6 +22,7 @@ class Reading(NamedTuple):
       batch: features of the rows: of the converter, and `example`, `lesson`, int32 `[batch]`, and `positive`, int32
         `[batch, length]`, tokens of the update that the lesson is of.
       memories: `reader.Memories`; None where the agent has no memory.
+      layout: of the memory's tables, static; None where there is no memory.
     """
 
     bound: Bound
@@ -28,6 +30,7 @@ class Reading(NamedTuple):
     contexts: jax.Array
     batch: dict[str, jax.Array]
     memories: Any
+    layout: Layout | None = None
 
 
 class Term(Protocol):

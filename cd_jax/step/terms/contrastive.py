@@ -76,7 +76,7 @@ class Contrast:
 
     def __call__(self, reading: Reading, key: jax.Array) -> jax.Array:
         """InfoNCE of the batch, the mean over its rows."""
-        bound, prompts, contexts, batch, memories = reading
+        bound, prompts, contexts, batch, memories, layout = reading
         split, taught = memories.split, memories.taught
         example, lesson = batch["example"], batch["lesson"]
         anchors = Labels(split.prompts[example], split.texts[lesson], split.tasks[example], split.answers[example])
@@ -84,14 +84,16 @@ class Contrast:
         candidates = memories.candidates
         if self.sampler == "in_batch":
             vectors = jax.lax.stop_gradient(contrastive.normalize(bound.pool(positives)))
-            candidates = Pool(vectors, positives, anchors)
-        self.check_candidates(len(candidates.tokens))
+            # The batch is no table of the memory.
+            candidates, layout = Pool(vectors, positives, anchors), None
+        self.check_candidates(layout.capacity if layout else len(candidates.tokens))
         draw_key, mix_key = jax.random.split(key)
         drawn = pool.draw(
             draw_key, candidates, taught.counts, contexts, anchors, self.draws(), self.num_negatives,
-            self.temperature,
+            self.temperature, layout,
         )  # fmt: skip
-        texts = _stacked(positives[:, None], candidates.tokens[drawn.candidates], wrong[:, None])
+        tokens, rows = candidates.tokens, drawn.candidates
+        texts = _stacked(positives[:, None], layout.take(tokens, rows) if layout else tokens[rows], wrong[:, None])
         # What explains the example is no negative, though the solver said it before a wrong answer.
         is_negative = (texts[:, -1] != 0).any(-1) & (texts[:, -1] != texts[:, 0]).any(-1)
         said = jnp.where(is_negative, 0.0, -jnp.inf)[:, None]
