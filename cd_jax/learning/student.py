@@ -287,7 +287,7 @@ class Student:
         before = {"used_before": np.stack(self._used_before)} if self._used_before else {}
         return self._recollection.state(encoded) | before
 
-    def set_state(self, state: dict[str, np.ndarray], params: Any) -> None:
+    def set_state(self, state: dict[str, Any], params: Any) -> None:
         """Goes on from `state`, of which these are the parameters."""
         if self._recollection:
             self._recollection.set_state(state, params)

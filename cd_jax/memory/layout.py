@@ -87,7 +87,9 @@ class Layout:
             table = np.asarray(table)
         if not isinstance(table, jax.Array):
             return self.place(table[: self.capacity])
-        if len(table) == self.rows and (self.mesh is None or table.sharding.is_equivalent_to(self.sharding, table.ndim)):
+        if len(table) == self.rows and (
+            self.mesh is None or table.sharding.is_equivalent_to(self.sharding, table.ndim)
+        ):
             return table
         return _fitted(table, self)
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cd_jax.config.ranges import NonNegativeFloat, PositiveInt
 from cd_jax.losses import cross_entropy
@@ -21,7 +22,7 @@ from cd_jax.nets.config import T5Config
 from cd_jax.nets.network import Cached
 from cd_jax.solver import decoding, optimizers
 from cd_jax.solver.decoding import Decoding
-from cd_jax.solver.partitioning import Partitioner
+from cd_jax.solver.partitioning import Axes, Partitioner
 from cd_jax.solver.read import Bound, Read
 
 Batch = dict[str, np.ndarray]
@@ -44,15 +45,15 @@ def _bucket(x: Any) -> Any:
     return pad(x, ((0, 0),) * (x.ndim - 1) + ((0, decoding.bucketed(x.shape[-1]) - x.shape[-1]),))
 
 
-def _names(axes: partitioning.Axes) -> tuple[str, ...]:
+def _names(axes: Axes) -> tuple[str, ...]:
     return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
-def _row_axes(array: Any) -> partitioning.Axes:
+def _row_axes(array: Any) -> Axes:
     """The axes of the mesh along which an array's rows lie; None: they do not."""
     sharding = getattr(array, "sharding", None)
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    return spec[0] if len(spec) else None
+    spec = tuple(sharding.spec) if isinstance(sharding, NamedSharding) else ()
+    return spec[0] if spec else None
 
 
 @gin.configurable

@@ -102,6 +102,11 @@ def _refused(*_: Any) -> Any:
 
 
 _SHIFTED = extended.define_prng_impl(
-    key_shape=(4,), seed=_refused, split=_refused, fold_in=_refused, random_bits=_shifted_bits, name="threefry of a part"
+    key_shape=(4,),
+    seed=_refused,
+    split=_refused,
+    fold_in=_refused,
+    random_bits=_shifted_bits,
+    name="threefry of a part",
 )
 WHOLE = Parts()

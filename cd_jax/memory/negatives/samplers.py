@@ -138,9 +138,7 @@ def log_posterior(cdf_logit: jax.Array, prior: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(-(cdf_logit + jnp.log(prior) - jnp.log1p(-prior)))
 
 
-def gumbel_top_k(
-    key: jax.Array, log_proposals: jax.Array, k: int, over: Parts = WHOLE
-) -> tuple[jax.Array, jax.Array]:
+def gumbel_top_k(key: jax.Array, log_proposals: jax.Array, k: int, over: Parts = WHOLE) -> tuple[jax.Array, jax.Array]:
     """Draws k without replacement, one after the other in proportion to `exp(log_proposals)` of those left.
 
     The k largest of the logarithms, each with Gumbel noise, are such a draw (Kool et al. 2019, arXiv 1903.06059). Given
