@@ -49,7 +49,7 @@ def extend(
 
 
 def _extend(
-    path: pathlib.Path,
+    path: epath.Path,
     policy: UpdatePolicy,
     examples: Sequence[Example],
     attempts: Mapping[str, Sequence[Attempt]],
