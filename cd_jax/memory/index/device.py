@@ -155,7 +155,7 @@ class DeviceIndex:
     @property
     def left_out(self) -> int:
         """See `Index`. Waits for the devices."""
-        return int(self._held.sum()) - int(np.isfinite(np.asarray(self.keys.bias)).sum())
+        return int(self._held.sum()) - int(_finite(self.keys.bias))
 
     def _filled_up(self, rows: np.ndarray) -> np.ndarray:
         """Rows to the next power of two, so that few sizes are compiled; the added ones lie beyond the last."""
@@ -171,6 +171,12 @@ class DeviceIndex:
 
     def wait(self) -> None:
         """See `Index`: they are seen at once."""
+
+
+@jax.jit
+def _finite(bias: jax.Array) -> jax.Array:
+    # On the devices: a process may hold a part of it only.
+    return jnp.isfinite(bias).sum()
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "metric", "dtype", "sharding"))
