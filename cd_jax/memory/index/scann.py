@@ -109,6 +109,11 @@ class ScannIndex:
         nearest.check("ScannIndex", metric, recall_target)
         if importlib.util.find_spec("scann") is None:
             raise RequestError("ScannIndex wants scann, which Linux alone has; bind EpisodicMemory.index=@DeviceIndex")
+        if jax.process_count() > 1:
+            raise RequestError(
+                "ScannIndex searches on the host of one process, and there are "
+                f"{jax.process_count()}; bind EpisodicMemory.index=@DeviceIndex"
+            )
         if leaves < 0:
             raise RequestError(f"ScannIndex.leaves={leaves} is no number of leaves; bind 0 or more")
         self._capacity = nearest.checked_capacity("ScannIndex", capacity, len(keys))
