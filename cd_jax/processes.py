@@ -134,10 +134,7 @@ def _told(ended: int) -> int:
         why = "another process has died, or cannot be reached"
     else:
         why = f"it was ended by {signal.Signals(number).name}"
-    print(
-        f"cd_jax: this process stops: {why}; the same command on all processes goes on from the last checkpoint",
-        file=sys.stderr,
-    )
+    _say(f"this process stops: {why}; the same command on all processes goes on from the last checkpoint")
     return START_AGAIN
 
 
@@ -180,7 +177,7 @@ class Asked:
             raise RequestError(f"--process_id={this} is none of {number} processes; give 0 to {number - 1}")
         if number is not None and number > 1 and not asked.coordinator_address:
             raise RequestError("--coordinator_address lacks; give HOST:PORT of process 0, the same to all")
-        if (asked.cpu_devices_per_process or 1) < 1:
+        if asked.cpu_devices_per_process is not None and asked.cpu_devices_per_process < 1:
             raise RequestError(f"--cpu_devices_per_process={asked.cpu_devices_per_process}: give 1 or more")
         return asked
 
@@ -222,38 +219,51 @@ def _initialize(asked: Asked) -> bool:
     """Whether there are several: those of the flags, or whom JAX finds."""
     import jax
 
-    waiting = threading.Timer(_SAY_AFTER, _say_waiting, (asked,))
-    waiting.daemon = True
-    waiting.start()
-    try:
-        jax.distributed.initialize(
-            asked.coordinator_address,
-            asked.num_processes,
-            asked.process_id,
-            initialization_timeout=asked.initialization_timeout,
-            heartbeat_timeout_seconds=_HEARTBEAT,
-            shutdown_timeout_seconds=_HEARTBEAT,
-        )
-    except ValueError as error:
-        if "should be defined" in str(error) or "must be defined" in str(error):
-            return False  # JAX knows of no others.
-        raise
-    except RuntimeError as error:
-        said = " ".join(str(error).split("[type.googleapis")[0].split())[:200]
-        raise RunError(
-            f"the processes have not found one another within {asked.initialization_timeout} s ({said}); "
-            "start the same command on every host"
-        ) from error
-    finally:
-        waiting.cancel()
+    with _waiting(asked):
+        try:
+            jax.distributed.initialize(
+                asked.coordinator_address,
+                asked.num_processes,
+                asked.process_id,
+                # Later than we do: where JAX gives up it aborts, with a stack trace.
+                initialization_timeout=asked.initialization_timeout + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT,
+                shutdown_timeout_seconds=_HEARTBEAT,
+            )
+        except ValueError as error:
+            if "should be defined" in str(error) or "must be defined" in str(error):
+                return False  # JAX knows of no others.
+            raise
     return True
 
 
-def _say_waiting(asked: Asked) -> None:
+@contextlib.contextmanager
+def _waiting(asked: Asked) -> Iterator[None]:
+    """Says that the others are waited for, and after a while gives up, which ends this process."""
     this = "this process" if asked.process_id is None else f"process {asked.process_id} of {asked.num_processes}"
     where = f" at {asked.coordinator_address}" if asked.coordinator_address else ""
-    text = f"cd_jax: {this} waits for the others{where}; is the same command started on every host?\n"
-    os.write(2, text.encode())
+
+    def say() -> None:
+        _say(f"{this} waits for the others{where}; is the same command started on every host?")
+
+    def give_up() -> None:
+        seconds = asked.initialization_timeout
+        _say(f"{this} has waited {seconds} s for the others{where}; start the same command on every host")
+        os._exit(1)
+
+    timers = [threading.Timer(_SAY_AFTER, say), threading.Timer(asked.initialization_timeout, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def _say(text: str) -> None:
+    print(f"cd_jax: {text}", file=sys.stderr, flush=True)
 
 
 def _redirect(path: str) -> None:
@@ -300,7 +310,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _end(text: str, status: int) -> None:
     """Ends this process at once, wherever it is: it may wait for one that is not there any more."""
     if hosts.is_first():
-        print(f"cd_jax: {text}", file=sys.stderr, flush=True)
+        _say(text)
     os._exit(status)
 
 

@@ -318,6 +318,9 @@ class Checkpoints:
         with self._writing():
             if self._manager and not self._directory.is_dir():
                 raise OSError(errno.ENOENT, "it was removed while the run went on")
+            if step in self._open().all_steps():
+                # Saved when its evaluation was broken off; were this one lost, an older one comes to the same.
+                self._open().delete(step)
             self._open().save(step, args=args, metrics=metrics, force=True)
 
     def close(self) -> None:
