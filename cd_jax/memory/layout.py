@@ -60,14 +60,14 @@ class Layout:
           `[rows, ...]`.
         """
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(self.rows)
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index[0] if index else slice(None)).indices(self.rows)
             own = table[start:stop]
             rest = ((0, stop - start - len(own)), *((0, 0),) * (table.ndim - 1))
             return np.pad(own, rest, constant_values=fill)
 
         if self.sharding is None:
-            return jnp.asarray(part((slice(None),)))
+            return jnp.asarray(part(None))
         return jax.make_array_from_callback((self.rows, *table.shape[1:]), self.sharding, part)
 
     def zeros(self, *shape: int, dtype: Any = jnp.float32) -> jax.Array:
@@ -83,13 +83,12 @@ class Layout:
         Returns:
           `[rows, ...]`; the very array, where it lies so already.
         """
-        if isinstance(table, jax.Array) and self.mesh and table.sharding.device_set != self.replicated.device_set:
+        sharding = self.sharding
+        if isinstance(table, jax.Array) and sharding and table.sharding.device_set != sharding.device_set:
             table = np.asarray(table)
         if not isinstance(table, jax.Array):
             return self.place(table[: self.capacity])
-        if len(table) == self.rows and (
-            self.mesh is None or table.sharding.is_equivalent_to(self.sharding, table.ndim)
-        ):
+        if len(table) == self.rows and (sharding is None or table.sharding.is_equivalent_to(sharding, table.ndim)):
             return table
         return _fitted(table, self)
 
@@ -132,6 +131,7 @@ class Layout:
 
     def map(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
         """`jax.shard_map` over the mesh."""
+        assert self.mesh
         return sharded.mapped(function, self.mesh, in_specs, out_specs)
 
 

@@ -1,4 +1,4 @@
-"""A pool of negatives as one device sees it: its own part of the rows, with sums, draws and look-ups over all of them."""
+"""A pool of negatives as one device sees it: its own part of the rows, with sums, draws and look-ups over all."""
 
 import dataclasses
 import functools

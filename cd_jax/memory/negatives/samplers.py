@@ -19,8 +19,8 @@ A candidate whose score is not finite or whose prior is 1 is not in the pool: pa
 anchor's own update. It is never drawn. Where fewer than k candidates are left, the free places repeat the first index
 with the weight 0 (its logarithm is -inf).
 
-Of a pool that lies on many devices each has a part, and `over` says how they come together (see `parts.Parts`): sums and
-the best of each part go over the network, never the scores, and the draw is that of one device.
+Of a pool that lies on many devices each has a part, and `over` says how they come together (see `parts.Parts`): sums
+and the best of each part go over the network, never the scores, and the draw is that of one device.
 """
 
 from typing import Protocol
