@@ -3,8 +3,8 @@
 A candidate's posterior depends on its rank among all candidates, which no device knows. Each device sorts its own
 scores; a few of them, of all devices, and how many candidates of the whole pool are below each, bound every rank from
 below, and so every proposal from above. The candidates with the largest bounds are ranked exactly, by asking all
-devices how many of theirs are below them, until no other can be among the largest. One round nearly always does: where bounds
-are off by log 2, twice as many are asked for as are drawn.
+devices how many of theirs are below them, until no other can be among the largest. One round nearly always does:
+where bounds are off by log 2, twice as many are asked for as are drawn.
 """
 
 from collections.abc import Callable
