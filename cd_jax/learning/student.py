@@ -274,11 +274,6 @@ class Student:
                 f"cd_jax: {left_out} keys of the memory are not finite, and are not found", file=sys.stderr, flush=True
             )
 
-    def memory_sharding(self, shape: tuple[int, ...]) -> jax.sharding.Sharding:
-        """Where an array of `state`, of which the shape is known, is to be restored; for agents with memory."""
-        assert self._recollection
-        return self._recollection.sharding(shape)
-
     def state(self, encoded: bool = False) -> dict[str, Any]:
         """What a checkpoint keeps of the memory, see `Recollection.state`, and of `begin_round` `used_before`, int32
         `[rounds, capacity]`; nothing for agents without."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from cd_jax.errors import RequestError, RunError
@@ -26,6 +27,8 @@ from cd_jax.solver.solver import TrainState
 Read = TypeVar("Read")
 
 _NOT_EVALUATED = 2.0
+# What is kept of each of the memory's rows, for which one device may lack the room.
+_TABLES = ("keys", "vectors", "states")
 _LONGEST = 200  # characters of what others say
 # In TensorStore's description of what it could not read.
 _STORED = re.compile(r"'path': '(?:params|opt_state)\.([\w.]+)/'")
@@ -220,14 +223,14 @@ class Checkpoints:
           RequestError: it cannot be read, or is not what was saved.
         """
         items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
-        if (self._directory / str(step) / "memory").exists():
-            items["memory"] = ocp.args.StandardRestore()
         with self._reading(step):
+            if (self._directory / str(step) / "memory").exists():
+                there = self._open().item_metadata(step)["memory"]
+                items["memory"] = ocp.args.StandardRestore(_laid_out(there, abstract_state.step.sharding))
             restored = self._open().restore(step, args=ocp.args.Composite(**items))
             progress = _parsed(restored["progress"])
         self._check_fingerprints(step, restored["state"], progress)
-        remembered = {k: np.asarray(v) for k, v in (restored.get("memory") or {}).items()}
-        return restored["state"], remembered, progress
+        return restored["state"], dict(restored.get("memory") or {}), progress
 
     def restore_params(self, step: int, abstract_params: Any) -> Any:
         """The parameters alone, on the devices that `abstract_params` names; nothing else is read.
@@ -358,6 +361,19 @@ class Checkpoints:
                 f"{self._directory}: a checkpoint cannot be written ({what}); "
                 f"mend it and run again, which resumes from step {self.latest_step() or 0}"
             ) from error
+
+
+def _laid_out(there: Any, sharding: Any) -> dict[str, Any]:
+    """What to restore arrays into, on whatever devices they were saved: tables in parts along `data`, where the devices
+    divide them; all others whole on each."""
+
+    def abstract(name: str, one: Any) -> jax.ShapeDtypeStruct:
+        where = sharding
+        if name in _TABLES and isinstance(sharding, NamedSharding) and not one.shape[0] % sharding.mesh.shape["data"]:
+            where = NamedSharding(sharding.mesh, PartitionSpec("data"))
+        return jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where)
+
+    return {name: abstract(name, one) for name, one in dict(there).items()}
 
 
 class _BestOfEachRound:

@@ -334,10 +334,3 @@ class Recollection:
         if self._contrast:
             self._vectors = layout.fit(state["vectors"])
         self._states = layout.fit(state["states"]) if "states" in state else None
-
-    def sharding(self, shape: tuple[int, ...]) -> jax.sharding.Sharding:
-        """Where an array of `state` is to be restored: what has a row for each of the memory's, in parts, as far as
-        the devices divide it; the rest everywhere."""
-        layout = self.memory.layout
-        of_rows = len(shape) > 1 and shape[0] >= layout.capacity and not shape[0] % layout.shards
-        return (layout.sharding if of_rows else None) or self._replicated

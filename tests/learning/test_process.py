@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import itertools
 
-import jax
 import numpy as np
 import processes
 import pytest
@@ -12,7 +11,7 @@ import scipy.stats
 from processes import BATCH, assert_same, decode, drawn, make, memory_of, read, study, taught, tokenised_lessons
 
 from cd_jax.errors import RequestError
-from cd_jax.feed import pipeline
+from cd_jax.feed.pipeline import Draw, Feed, Share
 from cd_jax.feed.tokens import TokenisedExamples, tokenised
 from cd_jax.learning import evaluation
 from cd_jax.proposal.iterator import DeterministicIterator
@@ -147,7 +146,7 @@ class TestBatches:
         agent = make("cd_memory", entries=[entries[0], entries[-1]])
         agent.refresh(params)
         one = agent.feed(agent.as_prompt(Example("", "", "Hm?", "", "")), BATCH)
-        draw = pipeline.Draw(np.zeros(BATCH, np.int32), np.full(BATCH, -1, np.int32))
+        draw = Draw(np.zeros(BATCH, np.int32), np.full(BATCH, -1, np.int32))
         features, seen = read(agent, params, one, one.batches(draw), training=False)
         assert sorted(seen["rows"][0]) == [0, 1]
         assert [decode(passage) for passage in features["encoder_input_tokens"][0]] == [
@@ -199,16 +198,23 @@ class TestBatches:
             for expected, found in itertools.zip_longest(fresh, one.batches(draw)):
                 assert_same(found, expected)
 
-    @pytest.mark.parametrize("hosts", [1, 2, 4])
+    @pytest.mark.parametrize("processes", [1, 2, 4])
     @pytest.mark.parametrize("skip", [0, 2])
-    def test_hosts_share_every_batch(self, monkeypatch, hosts, skip):
-        monkeypatch.setattr(jax, "process_count", lambda: hosts)
-        shares = []
-        for host in range(hosts):
-            monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-            shares.append(pipeline.host_rows(40, BATCH, skip).reshape(-1, BATCH // hosts))
-        # Host after host, as `make_array_from_process_local_data` joins them.
-        assert np.concatenate(shares, axis=1).ravel().tolist() == list(range(BATCH * skip, 40))
+    def test_processes_share_every_batch(self, source, processes, skip):
+        student = make("baseline")
+        whole = student.feed(source, BATCH)
+        rows = np.arange(3 * BATCH, dtype=np.int32) % len(source.examples)
+        draw = Draw(rows, np.full(len(rows), -1, np.int32))
+        assert student.solver.local_rows(BATCH).tolist() == list(range(BATCH))
+        shares = np.arange(BATCH).reshape(processes, -1)
+        feeds = [
+            Feed(source, None, whole.split, student._converter, whole.lengths, Share(BATCH, mine)) for mine in shares
+        ]
+        for expected, *found in zip(
+            whole.batches(draw, skip), *(one.batches(draw, skip) for one in feeds), strict=True
+        ):
+            # One after the other, as `make_array_from_process_local_data` joins them.
+            assert_same({name: np.concatenate([part[name] for part in found]) for name in expected}, expected)
 
     def test_batch_sizes_that_the_mesh_does_not_divide(self):
         made = make("baseline")
