@@ -224,9 +224,9 @@ class Checkpoints:
         """
         items = {"state": ocp.args.StandardRestore(abstract_state), "progress": ocp.args.JsonRestore()}
         with self._reading(step):
-            if (self._directory / str(step) / "memory").exists():
-                there = self._open().item_metadata(step)["memory"]
-                items["memory"] = ocp.args.StandardRestore(_laid_out(there, abstract_state.step.sharding))
+            memory = self._directory / str(step) / "memory"
+            if memory.exists():
+                items["memory"] = ocp.args.StandardRestore(_laid_out(memory, abstract_state.step.sharding))
             restored = self._open().restore(step, args=ocp.args.Composite(**items))
             progress = _parsed(restored["progress"])
         self._check_fingerprints(step, restored["state"], progress)
@@ -363,9 +363,12 @@ class Checkpoints:
             ) from error
 
 
-def _laid_out(there: Any, sharding: Any) -> dict[str, Any]:
+def _laid_out(memory: epath.Path, sharding: Any) -> dict[str, Any]:
     """What to restore arrays into, on whatever devices they were saved: tables in parts along `data`, where the devices
     divide them; all others whole on each."""
+    # Not the manager's, which knows no metadata of what it has not yet read or written.
+    with ocp.StandardCheckpointer() as checkpointer:
+        there = checkpointer.metadata(memory).item_metadata
 
     def abstract(name: str, one: Any) -> jax.ShapeDtypeStruct:
         where = sharding
@@ -373,7 +376,7 @@ def _laid_out(there: Any, sharding: Any) -> dict[str, Any]:
             where = NamedSharding(sharding.mesh, PartitionSpec("data"))
         return jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=where)
 
-    return {name: abstract(name, one) for name, one in dict(there).items()}
+    return {name: abstract(name, one) for name, one in there.items()}
 
 
 class _BestOfEachRound:
