@@ -114,7 +114,7 @@ def nearest(
 def mapped(function, mesh: Mesh, in_specs, out_specs):
     """`jax.shard_map`, of functions that gather and sum by themselves."""
     # What is gathered is the same everywhere, which the types of shard_map cannot tell.
-    return jax.shardmapped(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _rows_of_shard(keys: Keys, mesh: Mesh, axes: Axes) -> int:
