@@ -51,8 +51,7 @@ def _names(axes: partitioning.Axes) -> tuple[str, ...]:
 def _row_axes(array: Any) -> partitioning.Axes:
     """The axes of the mesh along which an array's rows lie; None: they do not."""
     sharding = getattr(array, "sharding", None)
-    spec = sharding.spec if isinstance(sharding, NamedSharding) else ()
-    return spec[0] if len(spec) else None
+    return next(iter(sharding.spec), None) if isinstance(sharding, NamedSharding) else None
 
 
 @gin.configurable

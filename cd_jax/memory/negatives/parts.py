@@ -1,4 +1,4 @@
-"""A pool of negatives as one device sees it: its own part of the rows, with sums, draws and look-ups over all of them."""
+"""A pool of negatives as one device sees it: a part of the rows, with sums, draws and look-ups over all of them."""
 
 import dataclasses
 import functools
@@ -102,6 +102,11 @@ def _refused(*_: Any) -> Any:
 
 
 _SHIFTED = extended.define_prng_impl(
-    key_shape=(4,), seed=_refused, split=_refused, fold_in=_refused, random_bits=_shifted_bits, name="threefry of a part"
+    key_shape=(4,),
+    seed=_refused,
+    split=_refused,
+    fold_in=_refused,
+    random_bits=_shifted_bits,
+    name="threefry of a part",
 )
 WHOLE = Parts()

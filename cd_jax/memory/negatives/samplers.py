@@ -19,8 +19,8 @@ A candidate whose score is not finite or whose prior is 1 is not in the pool: pa
 anchor's own update. It is never drawn. Where fewer than k candidates are left, the free places repeat the first index
 with the weight 0 (its logarithm is -inf).
 
-Of a pool that lies on many devices each has a part, and `over` says how they come together (see `parts.Parts`): sums and
-the best of each part go over the network, never the scores, and the draw is that of one device.
+Of a pool that lies on many devices each has a part, and `over` says how they come together (see `parts.Parts`): sums
+and the best of each part go over the network, never the scores, and the draw is that of one device.
 """
 
 from typing import Protocol
@@ -138,9 +138,7 @@ def log_posterior(cdf_logit: jax.Array, prior: jax.Array) -> jax.Array:
     return jax.nn.log_sigmoid(-(cdf_logit + jnp.log(prior) - jnp.log1p(-prior)))
 
 
-def gumbel_top_k(
-    key: jax.Array, log_proposals: jax.Array, k: int, over: Parts = WHOLE
-) -> tuple[jax.Array, jax.Array]:
+def gumbel_top_k(key: jax.Array, log_proposals: jax.Array, k: int, over: Parts = WHOLE) -> tuple[jax.Array, jax.Array]:
     """Draws k without replacement, one after the other in proportion to `exp(log_proposals)` of those left.
 
     The k largest of the logarithms, each with Gumbel noise, are such a draw (Kool et al. 2019, arXiv 1903.06059). Given
