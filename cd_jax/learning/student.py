@@ -282,7 +282,7 @@ class Student:
         before = {"used_before": np.stack(self._used_before)} if self._used_before else {}
         return self._recollection.state(encoded) | before
 
-    def set_state(self, state: dict[str, Any], params: Any) -> None:
+    def set_state(self, state: Mapping[str, np.ndarray | jax.Array], params: Any) -> None:
         """Goes on from `state`, of which these are the parameters."""
         if self._recollection:
             self._recollection.set_state(state, params)

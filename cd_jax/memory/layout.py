@@ -84,17 +84,18 @@ class Layout:
           `[rows, ...]`; the very array, where it lies so already.
         """
         sharding = self.sharding
-        if isinstance(table, jax.Array) and sharding and table.sharding.device_set != sharding.device_set:
-            table = np.asarray(table)
         if not isinstance(table, jax.Array):
             return self.place(table[: self.capacity])
+        if sharding and table.sharding.device_set != sharding.device_set:
+            return self.place(np.asarray(table)[: self.capacity])
         if len(table) == self.rows and (sharding is None or table.sharding.is_equivalent_to(sharding, table.ndim)):
             return table
-        return _fitted(table, self)
+        # From whatever mesh of the same devices.
+        return jax.jit(_fitted, static_argnames="layout", out_shardings=sharding)(table, layout=self)
 
     def on_host(self, array: jax.Array) -> np.ndarray:
         """The whole of an array, on every host: for small ones."""
-        return np.asarray(array if self.mesh is None else _everywhere(array, self.replicated))
+        return np.asarray(array if self.replicated is None else _everywhere(array, self.replicated))
 
     # Inside a step
 
@@ -130,16 +131,14 @@ class Layout:
         return jnp.where(there, found, jnp.array(fill, table.dtype)) if fill else found
 
     def map(self, function: Any, in_specs: Any, out_specs: Any) -> Any:
-        """`jax.shard_map` over the mesh."""
+        """`jax.shard_map` over the mesh, of functions that gather and sum by themselves."""
         assert self.mesh
         return sharded.mapped(function, self.mesh, in_specs, out_specs)
 
 
-@functools.partial(jax.jit, static_argnames="layout")
 def _fitted(table: jax.Array, layout: Layout) -> jax.Array:
     table = table[: layout.capacity]
-    table = jnp.pad(table, ((0, layout.rows - len(table)), *((0, 0),) * (table.ndim - 1)))
-    return jax.lax.with_sharding_constraint(table, layout.sharding) if layout.mesh else table
+    return jnp.pad(table, ((0, layout.rows - len(table)), *((0, 0),) * (table.ndim - 1)))
 
 
 @functools.partial(jax.jit, static_argnames="sharding")

@@ -52,8 +52,7 @@ def _names(axes: Axes) -> tuple[str, ...]:
 def _row_axes(array: Any) -> Axes:
     """The axes of the mesh along which an array's rows lie; None: they do not."""
     sharding = getattr(array, "sharding", None)
-    spec = tuple(sharding.spec) if isinstance(sharding, NamedSharding) else ()
-    return spec[0] if spec else None
+    return next(iter(sharding.spec), None) if isinstance(sharding, NamedSharding) else None
 
 
 @gin.configurable

@@ -1,6 +1,6 @@
 """The memory as the step reads it: its tables on the devices, encoded anew with the parameters of the hour."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -316,7 +316,7 @@ class Recollection:
             kept |= {"states": self._states} if self._states is not None else {}
         return kept
 
-    def set_state(self, state: dict[str, Any], params: Any) -> None:
+    def set_state(self, state: Mapping[str, np.ndarray | jax.Array], params: Any) -> None:
         """Goes on from `state`, after `study`; what it has no encoding of is encoded with these parameters.
 
         Encoded rows may lie anywhere, and be filled up for another number of devices.
@@ -324,13 +324,16 @@ class Recollection:
         layout = self.memory.layout
         self.memory.set_used(np.asarray(state["used"])[: layout.capacity])
         if self._taught:
-            counts = Prior(*(jnp.asarray(state[f"prior_{name}"]) for name in Prior._fields))
-            self._taught = self._put(Taught(counts, jnp.asarray(state["wrong_updates"])))
+            names = [f"prior_{name}" for name in Prior._fields]
+            *counts, wrong = self._put(tuple(np.asarray(state[name]) for name in (*names, "wrong_updates")))
+            self._taught = Taught(Prior(*counts), wrong)
         if "keys" not in state:
             self.refresh(params)
             return
         known = (state["mean"], state["axes"]) if "mean" in state else None
-        self.memory.write(state["keys"], known)
+        keys = state["keys"]
+        # What lies as the memory's rows do is taken over, and the caller's is not.
+        self.memory.write(jnp.copy(keys) if isinstance(keys, jax.Array) else keys, known)
         if self._contrast:
             self._vectors = layout.fit(state["vectors"])
         self._states = layout.fit(state["states"]) if "states" in state else None

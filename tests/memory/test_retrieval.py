@@ -28,18 +28,19 @@ class Step:
 
     def __init__(self):
         self.traced = 0
-        self._call = jax.jit(self._step, static_argnames=("look_up", "count", "pick"))
+        self._call = jax.jit(self._step, static_argnames=("look_up", "count", "pick", "layout"))
 
-    def _step(self, store, embeddings, owners, key, look_up, count, pick):
+    def _step(self, store, embeddings, owners, key, look_up, count, pick, layout):
         self.traced += 1
-        return retrieval.retrieve(look_up, store, embeddings, owners, pick(key, len(embeddings)), count)
+        return retrieval.retrieve(look_up, store, embeddings, owners, pick(key, len(embeddings)), count, layout)
 
     def __call__(self, memory, embeddings, owners, key=None, mesh=None):
         owners = memory.owner_ids(owners)
         if mesh:
             along = NamedSharding(mesh, PartitionSpec("data"))
             embeddings, owners = jax.device_put((embeddings, owners), along)
-        found = self._call(memory.store, embeddings, owners, key, memory.look_up, memory.count, memory.picked)
+        settings = (memory.look_up, memory.count, memory.picked, memory.layout)
+        found = self._call(memory.store, embeddings, owners, key, *settings)
         return jax.device_get(found)
 
 
@@ -242,7 +243,7 @@ class TestRecompilation:
             memory = written(entries_of([1] * 20), normal(20, 6, seed=seed), leave_out_own=False)
             store, look_up = memory.store, memory.look_up
             picked = memory.picked(None, 4)
-            step._call(store, normal(4, 6), np.full(4, -1), None, look_up, 2, _Fixed(picked.tolist()))
+            step._call(store, normal(4, 6), np.full(4, -1), None, look_up, 2, _Fixed(picked.tolist()), memory.layout)
         assert step.traced == 1
 
 
@@ -271,8 +272,8 @@ class TestChanges:
     def test_an_entry_is_found_from_the_next_writing_on(self, back_end):
         """In the row of an evicted one, whose key it must not inherit."""
         memory = written(entries_of([1] * 6), normal(6, 4), num_queries=1, num_axes=2, **settings_of(back_end))
-        (row,) = memory.add([Entry("new", "p", "u")])
         asked = np.asarray(memory.keys)
+        (row,) = memory.add([Entry("new", "p", "u")])
         assert row == 0 and row not in memory.retrieve(asked, ["x"] * 6).rows
         memory.write(asked)
         assert memory.retrieve(asked, ["x"] * 6).rows[:, 0].tolist() == list(range(6))
@@ -348,7 +349,7 @@ class TestScannInAStep:
 
         @jax.grad
         def gradient(embeddings):
-            arguments = (memory.store, embeddings, owners, memory.picked(None, 4), memory.count)
+            arguments = (memory.store, embeddings, owners, memory.picked(None, 4), memory.count, memory.layout)
             found = retrieval.retrieve(memory.look_up, *arguments)
             return (embeddings * jnp.where(found.rows[:, :1] >= 0, 1.0, 0.0)).sum()
 

@@ -1,4 +1,4 @@
-"""A pool of negatives as one device sees it: its own part of the rows, with sums, draws and look-ups over all."""
+"""A pool of negatives as one device sees it: a part of the rows, with sums, draws and look-ups over all of them."""
 
 import dataclasses
 import functools

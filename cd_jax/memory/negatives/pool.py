@@ -97,7 +97,7 @@ def draw(
 
 
 def _of_parts(function, layout: Layout | None, place: int):
-    """Of a function, one of whose arguments is the pool: each device gives it its own rows; the result is on all."""
+    """Of a function, one of whose arguments is the pool: each device gives its own rows; the result is everywhere."""
     if layout is None or layout.shards == 1:
         return function
 

@@ -3,8 +3,8 @@
 A candidate's posterior depends on its rank among all candidates, which no device knows. Each device sorts its own
 scores; a few of them, of all devices, and how many candidates of the whole pool are below each, bound every rank from
 below, and so every proposal from above. The candidates with the largest bounds are ranked exactly, by asking all
-devices how many of theirs are below them, until no other can be among the largest. One round nearly always does:
-where bounds are off by log 2, twice as many are asked for as are drawn.
+devices how many of theirs are below them, until no other can be among the largest. One round nearly always does: where
+bounds are off by log 2, twice as many are asked for as are drawn.
 """
 
 from collections.abc import Callable
@@ -77,8 +77,8 @@ def top_proposals(
 
 def _below(ordered: jax.Array, ranks: jax.Array, own_candidates: jax.Array) -> jax.Array:
     """How many of a device's candidates are below each of some ranks, and how many not above, added up."""
-    below, not_above = (jnp.searchsorted(ordered, ranks, side=side) for side in ("left", "right"))
-    return jnp.minimum(below, own_candidates) + jnp.minimum(not_above, own_candidates)
+    both = [jnp.searchsorted(ordered, ranks, side=side) for side in ("left", "right")]
+    return jnp.minimum(jnp.stack(both), own_candidates).sum(0)
 
 
 def _least_below(ordered: jax.Array, ranks: jax.Array, own_candidates: jax.Array, over: Parts) -> jax.Array:
