@@ -240,7 +240,7 @@ class EpisodicMemory:
 
     @property
     def keys(self) -> jax.Array | np.ndarray | None:
-        """`[capacity, embed]`, as the index compares them; no number in rows that are not found. None before `write`."""
+        """`[capacity, embed]`, as the index compares them; no number in rows that are not found. None before."""
         return self.stored()["keys"][: self.capacity] if self.is_written else None
 
     @property
